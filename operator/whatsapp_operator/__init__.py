@@ -1,0 +1,1 @@
+"""The operator: places WhatsApp sessions on worker pods, and keeps the custom resources' status true."""

@@ -1,0 +1,54 @@
+"""The operator's configuration, read once from the environment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from session_worker.environment import Environment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperatorConfig:
+    """Everything the operator can be told from outside."""
+
+    redis_url: str
+    redis_password: str | None
+    namespaces: tuple[str, ...]
+    """Namespaces to watch; empty: all."""
+    worker_image: str
+    worker_redis_url: str
+    """How worker pods reach Redis."""
+    worker_secret: str | None
+    """Secret in each pool's namespace whose keys become environment variables of the workers."""
+    worker_service_account: str | None
+    host: str
+    port: int
+    """Health and readiness."""
+    metrics_port: int
+    log_level: str
+
+    @classmethod
+    def from_env(cls, variables: Mapping[str, str]) -> OperatorConfig:
+        """Read the variables.
+
+        Raises:
+            ConfigurationError: Names each variable that is wrong.
+        """
+        env = Environment(variables)
+        redis_url = env.text("REDIS_URL")
+        config = cls(
+            redis_url=redis_url,
+            redis_password=env.optional("REDIS_PASSWORD"),
+            namespaces=tuple(env.text("WATCH_NAMESPACES", "").replace(",", " ").split()),
+            worker_image=env.text("WORKER_IMAGE"),
+            worker_redis_url=env.text("WORKER_REDIS_URL", redis_url),
+            worker_secret=env.optional("WORKER_SECRET"),
+            worker_service_account=env.optional("WORKER_SERVICE_ACCOUNT"),
+            host=env.text("HOST", "0.0.0.0"),  # noqa: S104  # a pod's port is reached on the pod's own address
+            port=env.integer("PORT", 8080, low=1, high=65535),
+            metrics_port=env.integer("PROMETHEUS_PORT", 9090, low=1, high=65535),
+            log_level=env.choice("LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR")),
+        )
+        env.check()
+        return config

@@ -1,0 +1,91 @@
+"""kopf's side of the operator: what it starts, watches and stops.
+
+Run it with `python -m whatsapp_operator`, or `kopf run -m whatsapp_operator.handlers`.
+
+Owns kopf's settings and the wiring of the parts. Handlers only pass events on: `on.event` writes nothing to the
+objects, keeps no annotations and blocks no deletion; retries are the reconciler's.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import kopf
+
+from kubeclient import KubeClient, Object
+from session_worker.contract import GROUP, POOL_PLURAL, SESSION_PLURAL, VERSION
+from session_worker.registry import Registry
+from whatsapp_operator.cluster import POD_SELECTOR, Cluster, Kind
+from whatsapp_operator.config import OperatorConfig
+from whatsapp_operator.metrics import OperatorMetrics
+from whatsapp_operator.pods import WorkerDefaults
+from whatsapp_operator.probes import ProbeServer
+from whatsapp_operator.reconciler import Reconciler
+
+
+@kopf.on.startup()
+async def start(settings: kopf.OperatorSettings, memo: Any, **_: Any) -> None:
+    """Set kopf up for thousands of objects, and start the reconciler."""
+    config = OperatorConfig.from_env(os.environ)
+    configure(settings)
+    metrics = OperatorMetrics()
+    memo.registry = Registry.connect(config.redis_url, config.redis_password)
+    memo.cluster = Cluster(await KubeClient.connect(), config.namespaces)
+    defaults = WorkerDefaults(
+        image=config.worker_image,
+        redis_url=config.worker_redis_url,
+        secret_name=config.worker_secret,
+        service_account=config.worker_service_account,
+    )
+    memo.reconciler = Reconciler(memo.cluster, memo.registry, defaults, metrics)
+    memo.probes = ProbeServer(memo.reconciler.pulse, metrics, config)
+    await memo.probes.start()
+    memo.reconciler.start()
+
+
+def configure(settings: kopf.OperatorSettings) -> None:
+    """Kopf's settings; the reasons are measured ones (see docs/development.md)."""
+    settings.scanning.disabled = True  # our kinds are fixed: no need to watch CRDs and namespaces
+    settings.peering.standalone = True
+    settings.posting.enabled = False  # events are the reconciler's
+    settings.watching.server_timeout = 600
+    settings.watching.inactivity_timeout = 70
+    settings.watching.chunk_size = 500
+    settings.watching.label_selectors["pods"] = POD_SELECTOR
+    settings.queueing.idle_timeout = 1  # a worker per object lives this long after its last event
+    settings.execution.max_workers = 1  # for synchronous handlers, of which there are none
+    settings.networking.request_timeout = 30
+    settings.networking.connect_timeout = 5
+
+
+@kopf.on.cleanup()
+async def stop(memo: Any, **_: Any) -> None:
+    """Stop what `start` has started, in reverse."""
+    await memo.reconciler.stop()
+    await memo.probes.stop()
+    await memo.cluster.aclose()
+    await memo.registry.aclose()
+
+
+@kopf.on.event(GROUP, VERSION, SESSION_PLURAL)
+async def session_seen(event: kopf.RawEvent, memo: Any, **_: Any) -> None:
+    """A session was listed, added, changed or deleted."""
+    _pass_on(memo.reconciler, Kind.SESSION, event)
+
+
+@kopf.on.event(GROUP, VERSION, POOL_PLURAL)
+async def pool_seen(event: kopf.RawEvent, memo: Any, **_: Any) -> None:
+    """A pool was listed, added, changed or deleted."""
+    _pass_on(memo.reconciler, Kind.POOL, event)
+
+
+@kopf.on.event("", "v1", "pods", labels={"app.kubernetes.io/name": "whatsapp-worker"})
+async def pod_seen(event: kopf.RawEvent, memo: Any, **_: Any) -> None:
+    """A worker pod was listed, added, changed or deleted."""
+    _pass_on(memo.reconciler, Kind.POD, event)
+
+
+def _pass_on(reconciler: Reconciler, kind: Kind, event: kopf.RawEvent) -> None:
+    item: Object = dict(event["object"])
+    reconciler.see(kind, item, deleted=event["type"] == "DELETED")

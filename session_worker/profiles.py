@@ -1,0 +1,164 @@
+"""Browser profiles on disk: who may use one, and where it lies.
+
+A profile holds the account's keys; whoever has it is that account, and two browsers on it corrupt it. Chromium's
+headless shell takes no lock of its own, so this module does:
+
+- `flock` on `lock` for as long as the browser is open. The browser inherits the descriptor, so the lock ends when both
+  the worker and the browser have ended, however that comes about; on a shared volume other nodes see it too.
+- `owner.json` with the epoch of the last owner: an older owner that comes back late is refused.
+
+Owns the layout below `PROFILE_DIR`: `<namespace>/<name>/{lock, owner.json, chromium/}`. Must not know browsers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from session_worker.contract import SessionKey
+
+_LOCK_POLL = 0.1
+
+
+class ProfileTakenError(Exception):
+    """Another owner has the profile, or a newer one had it since: this one must not touch it."""
+
+
+class ProfileUnusableError(Exception):
+    """The directory cannot be written: the message says which and why."""
+
+
+@dataclass(slots=True)
+class Profile:
+    """A profile that this process holds. `close` gives it back."""
+
+    directory: Path
+    """Chromium's user data directory."""
+    _lock: int
+
+    def fileno(self) -> int:
+        """The descriptor that holds the lock, for the browser to inherit."""
+        return self._lock
+
+    def close(self) -> None:
+        """Give the profile back, once the browser has ended too."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def is_new(self) -> bool:
+        """Whether no browser has ever written to it."""
+        return not (self.directory / "Default").exists()
+
+    def wipe(self) -> None:
+        """Remove what the browser has written. The login is gone then."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+        self.directory.mkdir(parents=True, exist_ok=True)
+
+
+class ProfileStore:
+    """All profiles of a volume."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def check(self) -> None:
+        """Make sure that profiles can be written.
+
+        Raises:
+            ProfileUnusableError: They cannot.
+        """
+        probe = self._root / f".probe-{os.getpid()}"
+        try:
+            self._root.mkdir(parents=True, exist_ok=True)
+            probe.write_text("x")
+            probe.unlink()
+        except OSError as error:
+            raise ProfileUnusableError(f"PROFILE_DIR {self._root} cannot be written: {error.strerror}") from error
+
+    async def open(self, session: SessionKey, *, epoch: int, uid: str, worker: str, wait: float) -> Profile:
+        """Take a session's profile.
+
+        Args:
+            session: Whose.
+            epoch: The owner's; one below the last owner's is refused.
+            uid: UID of the session object; another object of the same name counts its epochs anew.
+            worker: Name of the pod, for people who look at the volume.
+            wait: Seconds to wait for the former owner to let go.
+
+        Raises:
+            ProfileTakenError: Somebody else has it, or had it later.
+            ProfileUnusableError: The volume cannot be written.
+        """
+        home = self._root / session.namespace / session.name
+        try:
+            home.mkdir(parents=True, exist_ok=True)
+            lock = os.open(home / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise ProfileUnusableError(f"profile {home}: {error.strerror}") from error
+        try:
+            await _take(lock, home, wait)
+            _check_owner(home / "owner.json", epoch=epoch, uid=uid)
+            owner = json.dumps({"epoch": epoch, "uid": uid, "worker": worker})
+            replacement = home / "owner.json.new"
+            replacement.write_text(owner)
+            replacement.replace(home / "owner.json")
+            directory = home / "chromium"
+            directory.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            os.close(lock)
+            raise ProfileUnusableError(f"profile {home}: {error.strerror}") from error
+        except BaseException:
+            os.close(lock)
+            raise
+        return Profile(directory, lock)
+
+    def remove(self, session: SessionKey) -> None:
+        """Delete a session's profile. Nobody may have it open."""
+        shutil.rmtree(self._root / session.namespace / session.name, ignore_errors=True)
+
+
+async def _take(lock: int, home: Path, wait: float) -> None:
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + wait
+    while True:
+        with suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        if loop.time() >= deadline:
+            raise ProfileTakenError(f"profile {home} is in use by {_owner_of(home)}")
+        await asyncio.sleep(_LOCK_POLL)
+
+
+def _owner_of(home: Path) -> str:
+    with suppress(OSError, ValueError, KeyError):
+        return f"worker {json.loads((home / 'owner.json').read_text())['worker']}"
+    return "another process"
+
+
+def _check_owner(path: Path, *, epoch: int, uid: str) -> None:
+    if not path.exists():
+        return
+    try:
+        last = json.loads(path.read_text())
+    except ValueError:
+        # Written whole or not at all; a broken one comes from outside, and the lock has been taken.
+        return
+    if last.get("uid") == uid and last.get("epoch", 0) > epoch:
+        raise ProfileTakenError(
+            f"epoch {epoch} is over: worker {last.get('worker')} had the profile with epoch {last['epoch']}"
+        )

@@ -1,0 +1,467 @@
+"""The runtime state that all parts share, in Redis.
+
+Owns every Redis command and script. The keys and payloads are those of `contract`. Must not decide anything: what a
+missing heartbeat means is the operator's business, what an event does is the worker's.
+
+Whatever a session's owner writes is guarded by its epoch in a Lua script, so that an owner who was replaced without
+noticing cannot overwrite its successor (DESIGN.md, ownership). All errors of the server or the network come out as
+`RegistryUnavailableError`; trying again later is always right.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self, cast
+from urllib.parse import urlsplit, urlunsplit
+
+import redis.asyncio as redis
+from pydantic import ValidationError
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.exceptions import RedisError
+
+from session_worker.contract import (
+    DEAD_MAX_EVENTS,
+    HEARTBEAT_KEPT,
+    INBOUND_MAX_EVENTS,
+    REVISION_FIELD,
+    STREAM_MAX_EVENTS,
+    Assignment,
+    Beat,
+    Delivery,
+    Heartbeat,
+    InboundEvent,
+    PairingOffer,
+    RuntimeState,
+    SessionKey,
+    WorkerKey,
+    assigned_key,
+    born_key,
+    dead_key,
+    deliveries_key,
+    delivery_lock_key,
+    events_key,
+    inbound_key,
+    inbox_key,
+    qr_key,
+    session_key,
+    wake_key,
+    worker_key,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_SOCKET_TIMEOUT = 5.0
+"""Seconds; longer than any script takes, shorter than a heartbeat may be late."""
+
+_GUARD = """
+local stored = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0')
+local mine = tonumber(ARGV[1])
+if mine < stored then return 0 end
+if mine == stored and redis.call('HGET', KEYS[1], 'worker') ~= ARGV[2] then return 0 end
+"""
+"""Refuses an owner whose epoch has passed. KEYS[1] is the session's hash, ARGV[1] the epoch, ARGV[2] the worker."""
+
+_WRITE_STATE = (
+    _GUARD
+    + """
+redis.call('DEL', KEYS[1])
+redis.call('HSET', KEYS[1], unpack(ARGV, 3))
+return 1
+"""
+)
+_WRITE_OFFER = (
+    _GUARD
+    + """
+if ARGV[4] == '0' then redis.call('DEL', KEYS[2]) else redis.call('SET', KEYS[2], ARGV[3], 'PX', ARGV[4]) end
+return 1
+"""
+)
+_APPEND_INBOUND = (
+    _GUARD
+    + """
+redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[4], '*', 'event', ARGV[3])
+return 1
+"""
+)
+_PUBLISH = """
+local stored = tonumber(redis.call('HGET', KEYS[1], ARGV[1]) or '0')
+if tonumber(ARGV[2]) <= stored then return stored end
+redis.call('DEL', KEYS[1])
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2], unpack(ARGV, 3))
+redis.call('XADD', KEYS[2], 'MAXLEN', '1', '*', 'revision', ARGV[2])
+return 0
+"""
+"""Replaces a worker's desired set unless a later one is there; answers 0, or the number of the later one."""
+
+
+_MEMORY_AGE = """
+local now = redis.call('TIME')[1]
+redis.call('SET', KEYS[1], now, 'NX')
+return now - redis.call('GET', KEYS[1])
+"""
+_TAKE_LOCK = """
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+"""
+_DROP_LOCK = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+return 1
+"""
+
+
+class RegistryUnavailableError(Exception):
+    """Redis cannot be reached or does not answer: try again later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What a worker is to run."""
+
+    revision: int
+    assignments: Mapping[SessionKey, Assignment]
+
+
+class Registry:
+    """A connection to the shared state. Make it with `connect`, close it with `aclose`."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+        self._write_state = client.register_script(_WRITE_STATE)
+        self._write_offer = client.register_script(_WRITE_OFFER)
+        self._append_inbound = client.register_script(_APPEND_INBOUND)
+        self._publish = client.register_script(_PUBLISH)
+        self._memory_age = client.register_script(_MEMORY_AGE)
+        self._take_lock = client.register_script(_TAKE_LOCK)
+        self._drop_lock = client.register_script(_DROP_LOCK)
+
+    @classmethod
+    def connect(cls, url: str, password: str | None = None) -> Self:
+        """Prepare a connection; nothing is sent yet.
+
+        Args:
+            url: `redis://`, `rediss://` or `unix://` for one server; `redis+sentinel://host:port,host:port/service/db`
+                for Sentinel; `redis+cluster://host:port` for a cluster. `rediss+…` for TLS.
+            password: Used where the URL has none.
+
+        Raises:
+            ValueError: The URL has none of these forms.
+        """
+        return cls(_client(url, password))
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._client.aclose()
+
+    async def ping(self) -> None:
+        """Raise unless Redis answers.
+
+        Raises:
+            RegistryUnavailableError: It does not.
+        """
+        with _converted():
+            await self._client.ping()
+
+    # --- Heartbeats
+
+    async def beat(self, worker: WorkerKey, heartbeat: Heartbeat) -> None:
+        """Renew a worker's lease."""
+        with _converted():
+            await self._client.set(worker_key(worker), heartbeat.to_json(), px=HEARTBEAT_KEPT)
+
+    async def beats(self, workers: Iterable[WorkerKey]) -> dict[WorkerKey, Beat]:
+        """The last heartbeat of each worker that has one."""
+        keys = list(workers)
+        if not keys:
+            return {}
+        with _converted():
+            pipeline = self._client.pipeline(transaction=False)
+            for key in keys:
+                pipeline.get(worker_key(key))
+                pipeline.pttl(worker_key(key))
+            answers = await pipeline.execute()
+        kept = HEARTBEAT_KEPT.total_seconds()
+        return {
+            key: Beat(Heartbeat.model_validate_json(text), kept - remaining / 1000)
+            for key, text, remaining in zip(keys, answers[::2], answers[1::2], strict=True)
+            if text is not None
+        }
+
+    async def memory_age(self) -> float:
+        """Seconds for which Redis has certainly not lost anything: since it was emptied, or started from a snapshot.
+
+        What should be there and is not has only then never been, or run out, when it is younger than this.
+        """
+        with _converted():
+            emptied = int(await self._memory_age(keys=[born_key()]))
+            server = await self._client.info("server")
+        nodes = server.values() if "uptime_in_seconds" not in server else [server]
+        return float(min(emptied, *(node["uptime_in_seconds"] for node in nodes)))
+
+    async def forget_worker(self, worker: WorkerKey) -> None:
+        """Remove what is kept of a worker that is gone."""
+        with _converted():
+            await self._client.delete(worker_key(worker), assigned_key(worker), wake_key(worker))
+
+    # --- Desired sets
+
+    async def publish(self, worker: WorkerKey, publication: Publication) -> int:
+        """Replace a worker's desired set and wake it.
+
+        Returns:
+            0, or the revision of a later publication, which then stays.
+        """
+        fields: list[str | int] = [REVISION_FIELD, publication.revision]
+        for session, assignment in publication.assignments.items():
+            fields += [str(session), assignment.to_json()]
+        with _converted():
+            return int(await self._publish(keys=[assigned_key(worker), wake_key(worker)], args=fields))
+
+    async def revisions(self, workers: Iterable[WorkerKey]) -> dict[WorkerKey, int]:
+        """The number of each worker's desired set; 0 where there is none."""
+        keys = list(workers)
+        if not keys:
+            return {}
+        with _converted():
+            pipeline = self._client.pipeline(transaction=False)
+            for key in keys:
+                pipeline.hget(assigned_key(key), REVISION_FIELD)
+            answers = await pipeline.execute()
+        return {key: int(answer or 0) for key, answer in zip(keys, answers, strict=True)}
+
+    async def assigned(self, worker: WorkerKey) -> Publication | None:
+        """A worker's desired set, or None when the operator has not written one (or Redis has lost it)."""
+        with _converted():
+            fields = await cast("Awaitable[dict[str, str]]", self._client.hgetall(assigned_key(worker)))
+        if REVISION_FIELD not in fields:
+            return None
+        revision = int(fields.pop(REVISION_FIELD))
+        return Publication(
+            revision,
+            {SessionKey.parse(key): Assignment.model_validate_json(text) for key, text in fields.items()},
+        )
+
+    async def wait_for_wake(self, worker: WorkerKey, *, after: str, idle: float) -> str:
+        """Return when the desired set was replaced after the wake-up `after` ("0" for the first), or after `idle` s.
+
+        Returns:
+            The wake-up to name the next time, so that none between two calls is lost.
+        """
+        with _converted():
+            answer = await self._client.xread({wake_key(worker): after}, block=_block(idle))
+        entries = _entries(answer)
+        return entries[-1][0] if entries else after
+
+    # --- Session state
+
+    async def write_state(self, session: SessionKey, state: RuntimeState) -> bool:
+        """Write what the owner knows of its session and tell the readers of `events`.
+
+        Returns:
+            Whether it was written; False when the session has a newer owner.
+        """
+        fields = [item for pair in state.to_fields().items() for item in pair]
+        with _converted():
+            written = await self._write_state(keys=[session_key(session)], args=[state.epoch, state.worker, *fields])
+            if written:
+                await self._client.xadd(
+                    events_key(), {"session": str(session)}, maxlen=STREAM_MAX_EVENTS, approximate=True
+                )
+        return bool(written)
+
+    async def states(self, sessions: Iterable[SessionKey]) -> dict[SessionKey, RuntimeState]:
+        """What is known of each session; those never seen are left out."""
+        keys = list(sessions)
+        if not keys:
+            return {}
+        with _converted():
+            pipeline = self._client.pipeline(transaction=False)
+            for key in keys:
+                pipeline.hgetall(session_key(key))
+            answers: list[dict[str, str]] = await pipeline.execute()
+        return {key: RuntimeState.from_fields(fields) for key, fields in zip(keys, answers, strict=True) if fields}
+
+    async def forget_session(self, session: SessionKey) -> None:
+        """Remove everything kept of a session that is gone."""
+        with _converted():
+            await self._client.delete(
+                session_key(session), qr_key(session), inbound_key(session), deliveries_key(session), dead_key(session)
+            )
+            await self._client.zrem(inbox_key(), str(session))
+
+    async def write_offer(
+        self, session: SessionKey, *, epoch: int, worker: str, offer: PairingOffer | None, life: float = 0.0
+    ) -> bool:
+        """Show a pairing code for `life` seconds, or take it away. False when the session has a newer owner."""
+        text, milliseconds = (offer.to_json(), max(1, int(life * 1000))) if offer else ("", 0)
+        with _converted():
+            return bool(
+                await self._write_offer(
+                    keys=[session_key(session), qr_key(session)], args=[epoch, worker, text, milliseconds]
+                )
+            )
+
+    async def offer(self, session: SessionKey) -> PairingOffer | None:
+        """The pairing code on show."""
+        with _converted():
+            text = await self._client.get(qr_key(session))
+        return None if text is None else PairingOffer.model_validate_json(text)
+
+    # --- Streams
+
+    async def append_inbound(self, session: SessionKey, *, epoch: int, worker: str, event: InboundEvent) -> bool:
+        """Add an event for webhooks and websockets. False when the session has a newer owner."""
+        with _converted():
+            written = await self._append_inbound(
+                keys=[session_key(session), inbound_key(session)],
+                args=[epoch, worker, event.to_json(), INBOUND_MAX_EVENTS],
+            )
+            if written:
+                # NX: a session that waits for its next attempt is not hurried by a new event.
+                await self._client.zadd(inbox_key(), {str(session): event.timestamp / 1000}, nx=True)
+        return bool(written)
+
+    # --- Delivery of inbound events
+
+    async def due_sessions(self, now: float, count: int) -> list[SessionKey]:
+        """Sessions whose events are due for delivery, the longest waiting first."""
+        with _converted():
+            found = await self._client.zrange(inbox_key(), "-inf", str(now), byscore=True, offset=0, num=count)
+        return [SessionKey.parse(str(text)) for text in found]
+
+    async def backlog(self) -> int:
+        """Sessions with events to deliver."""
+        with _converted():
+            return int(await self._client.zcard(inbox_key()))
+
+    async def take_delivery(self, session: SessionKey, holder: str, life: float) -> bool:
+        """Become the one gateway that delivers a session's events for `life` seconds; again to go on."""
+        with _converted():
+            key, milliseconds = delivery_lock_key(session), int(life * 1000)
+            return bool(await self._take_lock(keys=[key], args=[holder, milliseconds]))
+
+    async def end_delivery(self, session: SessionKey, holder: str, *, due: float | None) -> None:
+        """Give a session's events back: nothing is left, or more is to be done at `due`."""
+        with _converted():
+            if due is None:
+                await self._client.zrem(inbox_key(), str(session))
+            else:
+                await self._client.zadd(inbox_key(), {str(session): due})
+            await self._drop_lock(keys=[delivery_lock_key(session)], args=[holder])
+
+    async def wake_delivery(self, session: SessionKey, due: float) -> None:
+        """Have a session's events looked at, unless they are due already."""
+        with _converted():
+            await self._client.zadd(inbox_key(), {str(session): due}, nx=True)
+
+    async def deliveries(self, session: SessionKey) -> dict[str, Delivery]:
+        """How far each receiver has got."""
+        with _converted():
+            stored = await cast("Awaitable[dict[str, str]]", self._client.hgetall(deliveries_key(session)))
+            return {name: Delivery.model_validate_json(text) for name, text in stored.items()}
+
+    async def note_delivery(self, session: SessionKey, receiver: str, delivery: Delivery) -> None:
+        """Remember how far a receiver has got."""
+        with _converted():
+            await self._client.hset(deliveries_key(session), receiver, delivery.to_json())
+
+    async def inbound(self, session: SessionKey, after: str, count: int) -> list[tuple[str, InboundEvent]]:
+        """Events after a stream id, oldest first."""
+        with _converted():
+            found: Any = await self._client.xrange(inbound_key(session), min=f"({after}", count=count)
+            return [(str(entry), InboundEvent.model_validate_json(values["event"])) for entry, values in found]
+
+    async def bury(self, session: SessionKey, receiver: str, event: InboundEvent, reason: str) -> None:
+        """Put an event that a receiver would not take among the dead letters."""
+        fields: dict[Any, Any] = {"receiver": receiver, "event": event.to_json(), "reason": reason}
+        with _converted():
+            await self._client.xadd(dead_key(session), fields, maxlen=DEAD_MAX_EVENTS, approximate=True)
+
+    async def tell(self, subject: WorkerKey) -> None:
+        """Wake the readers of `events` because of a worker."""
+        with _converted():
+            await self._client.xadd(events_key(), {"worker": str(subject)}, maxlen=STREAM_MAX_EVENTS, approximate=True)
+
+    async def events(self, idle: float) -> AsyncIterator[set[SessionKey]]:
+        """Yield the sessions whose state changed from now on; an empty set when only workers did, or after `idle` s.
+
+        Raises:
+            RegistryUnavailableError: Redis is gone; what happened meanwhile has to be looked up in the states.
+        """
+        last = "$"
+        while True:
+            with _converted():
+                answer = await self._client.xread({events_key(): last}, block=_block(idle), count=1000)
+            changed: set[SessionKey] = set()
+            for entry_id, fields in _entries(answer):
+                last = entry_id
+                if "session" in fields:
+                    changed.add(SessionKey.parse(fields["session"]))
+            yield changed
+
+
+def _entries(answer: Any) -> list[tuple[str, dict[str, str]]]:
+    """The entries of XREAD's answer on one stream, empty when it timed out; redis-py types both protocols at once."""
+    return answer[0][1] if answer else []
+
+
+def _block(idle: float) -> int:
+    """Milliseconds for BLOCK: never 0, which means for ever, and below the socket's timeout."""
+    return max(1, int(min(idle, _SOCKET_TIMEOUT - 1) * 1000))
+
+
+@contextmanager
+def _converted() -> Iterator[None]:
+    try:
+        yield
+    except (TimeoutError, RedisError, OSError) as error:
+        raise RegistryUnavailableError(f"Redis: {error}") from error
+    except (ValidationError, json.JSONDecodeError) as error:
+        raise RegistryUnavailableError(f"Redis holds a value that is not ours: {error}") from error
+
+
+def _client(url: str, password: str | None) -> redis.Redis:
+    parts = urlsplit(url)
+    scheme, plus, form = parts.scheme.partition("+")
+    if scheme not in {"redis", "rediss", "unix"} or (plus and form not in {"sentinel", "cluster"}):
+        raise ValueError(
+            f"{parts.scheme}:// is not a Redis URL: use redis://, rediss://, redis+sentinel:// or redis+cluster://"
+        )
+    options: dict[str, Any] = {
+        "decode_responses": True,
+        "socket_timeout": _SOCKET_TIMEOUT,
+        "socket_connect_timeout": _SOCKET_TIMEOUT,
+        "health_check_interval": 15,
+        "protocol": 2,
+    }
+    secret = parts.password or password
+    if form == "sentinel":
+        service, _, database = parts.path.strip("/").partition("/")
+        if not service:
+            raise ValueError("a Sentinel URL names its service: redis+sentinel://host:26379/mymaster/0")
+        nodes = [_host_port(node, 26379) for node in parts.netloc.rpartition("@")[2].split(",")]
+        sentinel = Sentinel(  # type: ignore[no-untyped-call]  # redis-py leaves this one constructor without types
+            nodes, sentinel_kwargs={"password": secret}, ssl=scheme == "rediss", **options
+        )
+        return cast("redis.Redis", sentinel.master_for(service, password=secret, db=int(database or 0)))
+    if form == "cluster":
+        plain = urlunsplit((scheme, parts.netloc, parts.path, parts.query, ""))
+        cluster = redis.RedisCluster.from_url(plain, password=secret, **options)
+        # The two classes share the commands used here, but no base that says so.
+        return cast("redis.Redis", cluster)
+    retry = Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), retries=2)
+    if parts.password is None and password is not None:
+        options["password"] = password
+    return redis.Redis.from_url(url, retry=retry, **options)
+
+
+def _host_port(text: str, default: int) -> tuple[str, int]:
+    host, _, port = text.partition(":")
+    return host, int(port or default)

@@ -1,0 +1,111 @@
+"""What one session tells the registry, in order.
+
+Owns the queue between a session and Redis: states, codes and events are written one after the other, and tried again
+until Redis takes them, so that a short outage neither loses nor reorders anything. Must not decide what is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+
+from session_worker.contract import InboundEvent, PairingOffer, RuntimeState, SessionKey
+from session_worker.logs import fields
+from session_worker.registry import Registry, RegistryUnavailableError
+
+log = logging.getLogger(__name__)
+
+MAX_WAITING = 20_000
+"""Entries kept while Redis is away; a session that is not stopped by then loses its oldest events."""
+_RETRY = 1.0
+
+Entry = RuntimeState | PairingOffer | InboundEvent | None
+"""None takes the code on show away."""
+
+
+class Reporter:
+    """Writes for one owner of one session. `on_refused` is called once when a newer owner is found."""
+
+    def __init__(
+        self, session: SessionKey, *, epoch: int, worker: str, registry: Registry, on_refused: Callable[[], None]
+    ) -> None:
+        self._session = session
+        self._epoch = epoch
+        self._worker = worker
+        self._registry = registry
+        self._on_refused = on_refused
+        self._entries: deque[Entry] = deque()
+        self._filled = asyncio.Event()
+        self._emptied = asyncio.Event()
+        self._emptied.set()
+        self._task: asyncio.Task[None] | None = None
+        self.refused = False
+
+    @property
+    def backlog(self) -> int:
+        """Entries that Redis has not taken yet."""
+        return len(self._entries)
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._task = asyncio.create_task(self._run(), name=f"reporter-{self._session}")
+
+    async def stop(self, limit: float) -> None:
+        """Write what waits, for at most `limit` seconds, and end."""
+        if self._task is None:
+            return
+        try:
+            async with asyncio.timeout(limit):
+                await self._emptied.wait()
+        except TimeoutError:
+            log.warning("Redis did not take a session's last words", extra=fields(session=self._session))
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        self._task = None
+
+    def put(self, entry: Entry) -> None:
+        """Write `entry` after all that was put before it."""
+        if self.refused:
+            return
+        if len(self._entries) >= MAX_WAITING:
+            self._entries.popleft()
+            log.error("An event was dropped: Redis is away for too long", extra=fields(session=self._session))
+        self._entries.append(entry)
+        self._emptied.clear()
+        self._filled.set()
+
+    async def _run(self) -> None:
+        while True:
+            await self._filled.wait()
+            while self._entries:
+                try:
+                    accepted = await self._write(self._entries[0])
+                except RegistryUnavailableError as error:
+                    log.warning("Redis is away", extra=fields(session=self._session, error=error))
+                    await asyncio.sleep(_RETRY)
+                    continue
+                if not accepted:
+                    self.refused = True
+                    self._entries.clear()
+                    self._on_refused()
+                    break
+                self._entries.popleft()
+            self._filled.clear()
+            self._emptied.set()
+
+    async def _write(self, entry: Entry) -> bool:
+        match entry:
+            case RuntimeState():
+                return await self._registry.write_state(self._session, entry)
+            case InboundEvent():
+                return await self._registry.append_inbound(
+                    self._session, epoch=self._epoch, worker=self._worker, event=entry
+                )
+            case _:
+                life = max(0.0, entry.expires - time.time()) if entry else 0.0
+                return await self._registry.write_offer(
+                    self._session, epoch=self._epoch, worker=self._worker, offer=entry, life=life
+                )

@@ -1,0 +1,732 @@
+"""One session on this worker: the table of `lifecycle` put into action.
+
+Owns a browser and a profile for as long as the session is here, and everything that is said about the session. Must
+not know other sessions, nor why it was given or taken away. One task runs the life; calls from outside use the browser
+beside it and never change the stage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from session_worker.chromium import (
+    BrowserGoneError,
+    BrowserSettings,
+    Chromium,
+    Event,
+    PageError,
+    PageTimeoutError,
+)
+from session_worker.config import WorkerConfig
+from session_worker.contract import (
+    WAHA_STATUS,
+    Account,
+    Assignment,
+    Command,
+    InboundEvent,
+    Method,
+    PairingMethod,
+    PairingOffer,
+    Phase,
+    Refusal,
+    Running,
+    RuntimeState,
+    SessionKey,
+)
+from session_worker.lifecycle import BLOCKS, PHASES, TIMEOUTS, Effect, Signal, Snapshot, Stage, classify, step
+from session_worker.logs import fields
+from session_worker.metrics import WorkerMetrics
+from session_worker.pacing import TokenBucket
+from session_worker.profiles import Profile, ProfileStore, ProfileTakenError, ProfileUnusableError
+from session_worker.registry import Registry
+from session_worker.reporter import Reporter
+
+log = logging.getLogger(__name__)
+
+CODE_LIFE = 60.0
+"""Seconds that a QR code is shown at most: WhatsApp's first one lives so long, the next ones 20 s, and each is replaced
+by its successor."""
+PAIRING_CODE_LIFE = 195.0
+"""Seconds that wa-js keeps a pairing code before it asks for another."""
+PROBE_LIMIT = 10.0
+"""Seconds that a page may take to answer a probe."""
+SILENCE = 4
+"""Probe intervals without a frame from WhatsApp after which a connected page counts as dead."""
+PROFILE_WAIT = 15.0
+"""Seconds to wait for the former owner to let go of the profile: its browser may need ten to end."""
+FAILURE_WINDOW = 600.0
+"""Seconds in which failures count together."""
+MAX_FAILURES = 6
+"""Failures in the window after which a session is Failed and tried again slowly."""
+LONGEST_BACKOFF = 60.0
+READY_WAIT = 5.0
+"""Seconds that a call waits for a session that is about to be connected, as WAHA does."""
+MAX_PACE_WAIT = 30.0
+"""Seconds that a message may wait for its turn before its sender is told to come back later."""
+LOGIN_WRITTEN = 2.0
+"""Seconds after which the keys of a new login are on disk (see `chromium.arguments`); before, it is not Connected."""
+GARBAGE_AFTER = 60.0
+"""Seconds after the first synchronisation at which the page gives back what it no longer needs: 25 MB once."""
+SEEN = 5_000
+"""Message ids remembered, so that one that is raised twice is told once."""
+LAST_WORDS = 5.0
+"""Seconds that Redis gets to take a session's last state."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """What all sessions of a worker share."""
+
+    config: WorkerConfig
+    registry: Registry
+    profiles: ProfileStore
+    browser: BrowserSettings
+    metrics: WorkerMetrics
+
+
+class RefusedError(Exception):
+    """A call that was not carried out, or of which nobody knows whether it was."""
+
+    def __init__(self, refusal: Refusal, message: str, *, phase: Phase | None = None, retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.refusal = refusal
+        self.phase = phase
+        self.retry_after = retry_after
+
+
+class Session:
+    """Runs one session until `stop`, or until a newer owner is found."""
+
+    def __init__(
+        self, key: SessionKey, assignment: Assignment, services: Services, on_change: Callable[[], None]
+    ) -> None:
+        self.key = key
+        self.assignment = assignment
+        self.stage = Stage.LAUNCHING
+        self._services = services
+        self._on_change = on_change
+        self._signals: asyncio.Queue[tuple[int, Signal | Event]] = asyncio.Queue()
+        self._reporter = Reporter(
+            key,
+            epoch=assignment.epoch,
+            worker=services.config.worker.name,
+            registry=services.registry,
+            on_refused=lambda: self.signal(Signal.STOP),
+        )
+        self._profile: Profile | None = None
+        self._browser: Chromium | None = None
+        self._generation = 0  # events of a browser that was replaced are told apart by it
+        self._launch: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._deadline: float | None = None
+        self._next_probe = 0.0
+        self._linked_at: float | None = None
+        self._stage_changed = asyncio.Condition()
+        self._page = Snapshot()
+        self._account: Account | None = None
+        self._message = "starting the browser"
+        self._since = time.time()
+        self._last_activity = time.time()
+        self._restarts = 0
+        self._failures: list[float] = []
+        self._failed_generation = 0
+        self._wipe = False
+        self._pairing_expires: float | None = None
+        self._statuses: list[dict[str, Any]] = []
+        self._seen: OrderedDict[str, None] = OrderedDict()
+        self._sent: OrderedDict[str, None] = OrderedDict()
+        self._connected_at: float | None = None
+        self._tidied = False
+        spec = assignment.spec
+        self._bucket = TokenBucket.full(per_minute=spec.messages_per_minute, burst=spec.burst, now=time.monotonic())
+        self._turn = asyncio.Lock()
+
+    # --- What others see
+
+    @property
+    def phase(self) -> Phase:
+        """The phase that the outside sees."""
+        return PHASES[self.stage]
+
+    @property
+    def ended(self) -> bool:
+        """Whether this worker has no part in the session any more."""
+        return self.stage is Stage.CLOSED
+
+    @property
+    def refused(self) -> bool:
+        """Whether a newer owner was found: this epoch is over."""
+        return self._reporter.refused
+
+    @property
+    def backlog(self) -> int:
+        """Entries that Redis has not taken yet."""
+        return self._reporter.backlog
+
+    @property
+    def browser_pid(self) -> int | None:
+        """Leader of the browser's process group, while there is one."""
+        return self._browser.pid if self._browser else None
+
+    def running(self, memory: int | None) -> Running:
+        """The session's entry in the heartbeat; `memory` in bytes."""
+        return Running(epoch=self.assignment.epoch, phase=self.phase, memory_bytes=memory)
+
+    def state(self) -> RuntimeState:
+        """What is known of the session."""
+        config = self._services.config
+        return RuntimeState(
+            epoch=self.assignment.epoch,
+            phase=self.phase,
+            worker=config.worker.name,
+            address=config.address,
+            since=self._since,
+            last_activity=self._last_activity,
+            generation=self.assignment.generation,
+            restarts=self._restarts,
+            account=self._account,
+            message=self._message,
+            pairing_expires=self._pairing_expires,
+        )
+
+    # --- Life
+
+    def start(self) -> None:
+        """Begin."""
+        self._reporter.start()
+        self._task = asyncio.create_task(self._live(), name=f"session-{self.key}")
+
+    def update(self, assignment: Assignment) -> None:
+        """Take over a changed spec under the same epoch; nothing of it needs a new browser."""
+        spec = assignment.spec
+        self._bucket.adjust(per_minute=spec.messages_per_minute, burst=spec.burst, now=time.monotonic())
+        self.assignment = assignment
+        self._reporter.put(self.state())
+
+    def signal(self, signal: Signal) -> None:
+        """Tell the session that something happened or is wanted."""
+        self._signals.put_nowait((self._generation, signal))
+
+    async def stop(self) -> None:
+        """Close the browser in an orderly way and give the profile back; returns when both is done."""
+        self.signal(Signal.STOP)
+        await self.wait_ended()
+
+    async def wait_ended(self) -> None:
+        """Return when the session has ended."""
+        if self._task is not None:
+            await asyncio.shield(self._task)
+
+    async def _live(self) -> None:
+        self._tell_state()
+        try:
+            await self._perform(Effect.LAUNCH)
+            while self.stage is not Stage.CLOSED:
+                await self._take(await self._next())
+        except Exception:
+            log.exception("A session ended by a bug", extra=fields(session=self.key))
+            raise
+        finally:
+            await self._close_browser()
+            self._give_back_profile()
+            self.stage = Stage.CLOSED
+            await self._reporter.stop(LAST_WORDS)
+            self._on_change()
+
+    async def _next(self) -> Signal | Event:
+        """The next thing to react to: a signal, an event of the present browser, a probe or the stage's end."""
+        clock = asyncio.get_running_loop().time
+        while True:
+            due = self._next_probe if self._deadline is None else min(self._next_probe, self._deadline)
+            try:
+                async with asyncio.timeout_at(due):
+                    generation, signal = await self._signals.get()
+            except TimeoutError:
+                if self._deadline is not None and clock() >= self._deadline:
+                    return Signal.RETRY if self.stage is Stage.WAITING else Signal.TIMEOUT
+                self._next_probe = clock() + self._services.config.health_check_interval
+                if (found := await self._probe()) is not None:
+                    return found
+                continue
+            if generation == self._generation or signal in _FROM_PEOPLE:
+                return signal
+
+    async def _take(self, signal: Signal | Event) -> None:
+        if not isinstance(signal, Signal):
+            found = await self._hear(signal)
+            if found is None:
+                return
+            signal = found
+        if signal is Signal.TIMEOUT and self.stage in _STALLS:
+            self._count_failure("stalled")
+        if signal in _FAILURES and self._exhausted():
+            signal = Signal.EXHAUSTED
+        if signal is Signal.ONLINE and self._login_is_fresh():
+            signal = Signal.LINKED
+        before, next_step = self.stage, step(self.stage, signal)
+        if next_step.stage is before and next_step.effect is Effect.NONE:
+            return
+        self._message = self._sentence(next_step.stage, signal)
+        if next_step.stage is not before:
+            log.info(
+                "Session changed stage",
+                extra=fields(session=self.key, before=before, stage=next_step.stage, signal=signal),
+            )
+        await self._enter(next_step.stage)
+        await self._perform(next_step.effect)
+
+    async def _enter(self, stage: Stage) -> None:
+        before, phase_before = self.stage, self.phase
+        async with self._stage_changed:
+            self.stage = stage
+            self._stage_changed.notify_all()
+        limit = TIMEOUTS.get(stage)
+        if stage is Stage.PAIRING:
+            limit = self.assignment.spec.pairing_timeout_seconds
+        elif stage is Stage.WAITING:
+            limit = self._backoff()
+        elif stage is Stage.FAILED and not self._failures:
+            limit = None  # nobody paired it, or WhatsApp refuses it: trying again by ourselves would help nobody
+        self._deadline = None if limit is None else asyncio.get_running_loop().time() + limit
+        if stage is not Stage.PAIRING:
+            self._hide_code()
+        if before is Stage.PAIRING:
+            self._linked_at = asyncio.get_running_loop().time() if stage is Stage.SYNCING else None
+        if stage is Stage.CONNECTED:
+            self._connected_at = time.monotonic()
+        if self.phase is not phase_before:
+            self._since = time.time()
+            self._on_change()
+        self._tell_state()
+
+    def _login_is_fresh(self) -> bool:
+        """Whether this login was made so short a time ago that a crash would lose it; looks again when it is not."""
+        now = asyncio.get_running_loop().time()
+        if self.stage is Stage.PAIRING:
+            self._linked_at = now
+        elif self.stage is not Stage.SYNCING or self._linked_at is None:
+            return False
+        if now >= self._linked_at + LOGIN_WRITTEN:
+            return False
+        self._next_probe = self._linked_at + LOGIN_WRITTEN
+        return True
+
+    def _sentence(self, stage: Stage, signal: Signal) -> str:
+        """Why the session is where it is, for people."""
+        blocked = BLOCKS.get(self._page.mode) or BLOCKS.get(self._page.socket)
+        causes = {
+            Signal.BROWSER_DOWN: "the browser ended",
+            Signal.PAGE_CRASHED: "the page crashed",
+            Signal.UNHEALTHY: "the page stopped answering, or WhatsApp fell silent",
+            Signal.EXHAUSTED: f"the browser failed {MAX_FAILURES} times in {FAILURE_WINDOW / 60:.0f} minutes",
+            Signal.BLOCKED: blocked or "WhatsApp refuses this client",
+            Signal.TIMEOUT: f"nothing happened in {self.stage.lower()} for too long",
+        }
+        match stage:
+            case Stage.PAIRING if self.assignment.spec.pairing_method is PairingMethod.PAIRING_CODE:
+                return "enter the pairing code on the phone"
+            case Stage.PAIRING:
+                return "scan the QR code with the phone"
+            case Stage.FAILED if self.stage is Stage.PAIRING and signal is Signal.TIMEOUT:
+                return "nobody paired it in time; restart it for a new code"
+            case Stage.WAITING | Stage.FAILED:
+                return causes.get(signal, "starting again")
+            case Stage.SYNCING:
+                return "linked; fetching the first data"
+            case Stage.RECONNECTING:
+                return "connection to WhatsApp lost"
+            case Stage.LAUNCHING:
+                return "starting the browser"
+            case Stage.LOADING:
+                return "loading WhatsApp"
+            case Stage.CLOSING:
+                return "closing the browser"
+            case Stage.HIBERNATED:
+                return "asleep to save memory; wakes for the next message"
+            case _:
+                return ""
+
+    # --- Effects
+
+    async def _perform(self, effect: Effect) -> None:
+        match effect:
+            case Effect.LAUNCH:
+                self._begin_launch()
+            case Effect.LOAD:
+                await self._on_page("open")
+            case Effect.RELOAD:
+                await self._on_page("reload")
+            case Effect.PAIR:
+                await self._show_code()
+            case Effect.CLOSE_AND_WAIT:
+                self._restarts += 1
+                await self._close_browser()
+                self._tell_state()
+            case Effect.CLOSE_AND_LAUNCH:
+                await self._close_browser()
+                self._begin_launch()
+            case Effect.CLOSE:
+                await self._close_browser()
+            case Effect.FINISH:
+                await self._close_browser()
+                self._give_back_profile()
+                self.signal(Signal.ENDED)
+            case Effect.NONE:
+                pass
+
+    def _begin_launch(self) -> None:
+        self._generation += 1
+        self._launch = asyncio.create_task(self._start_browser(self._generation), name=f"launch-{self.key}")
+
+    async def _start_browser(self, generation: int) -> None:
+        """Open the profile and start a browser on it; what comes of it is a signal."""
+        services, assignment = self._services, self.assignment
+        try:
+            if self._profile is None:
+                self._profile = await services.profiles.open(
+                    self.key,
+                    epoch=assignment.epoch,
+                    uid=assignment.uid,
+                    worker=services.config.worker.name,
+                    wait=PROFILE_WAIT,
+                )
+            if self._wipe:
+                self._profile.wipe()
+                self._wipe = False
+            self._browser = await Chromium.launch(
+                services.browser,
+                self._profile.directory,
+                lambda event: self._signals.put_nowait((generation, event)),
+                inherit=(self._profile.fileno(),),
+            )
+            self.signal(Signal.BROWSER_UP)
+        except (BrowserGoneError, ProfileTakenError, ProfileUnusableError) as error:
+            log.warning("A browser could not be started", extra=fields(session=self.key, error=error))
+            self._message = str(error)
+            self._count_failure("launch")
+            self.signal(Signal.BROWSER_DOWN)
+
+    async def _on_page(self, action: str) -> None:
+        browser = self._browser
+        if browser is None:
+            return
+        try:
+            await (browser.open() if action == "open" else browser.reload())
+        except PageError as error:
+            log.warning("WhatsApp cannot be reached", extra=fields(session=self.key, error=error))
+            self._message = str(error)
+        except (BrowserGoneError, PageTimeoutError):
+            self._count_failure("page")
+            self.signal(Signal.BROWSER_DOWN)
+
+    async def _close_browser(self) -> None:
+        if self._launch is not None:
+            self._launch.cancel()
+            await asyncio.gather(self._launch, return_exceptions=True)
+            self._launch = None
+        browser, self._browser = self._browser, None
+        self._generation += 1
+        self._page = Snapshot()
+        self._connected_at, self._tidied = None, False
+        if browser is not None:
+            await browser.close()
+
+    def _give_back_profile(self) -> None:
+        if self._profile is not None:
+            self._profile.close()
+            self._profile = None
+
+    # --- Failures
+
+    def _count_failure(self, cause: str) -> None:
+        """Count a failure of the present browser; it may show in more than one way."""
+        if self._failed_generation == self._generation and cause != "stalled":
+            return
+        self._failed_generation = self._generation
+        self._services.metrics.restarts.labels(cause).inc()
+        self._failures.append(time.monotonic())
+
+    def _exhausted(self) -> bool:
+        now = time.monotonic()
+        self._failures = [at for at in self._failures if now - at < FAILURE_WINDOW]
+        return len(self._failures) >= MAX_FAILURES
+
+    def _backoff(self) -> float:
+        """Seconds until the next start: doubling, capped, and spread so that fifteen sessions do not start as one."""
+        base = min(LONGEST_BACKOFF, 2.0 ** max(0, len(self._failures) - 1))
+        return base * random.uniform(0.5, 1.5)  # noqa: S311  # not for secrets
+
+    # --- What the page says
+
+    async def _hear(self, event: Event) -> Signal | None:
+        match event["type"]:
+            case "page":
+                return self._read_page(Snapshot.model_validate(event["page"]))
+            case "code":
+                self._offer(PairingMethod.QR_CODE, event["code"], CODE_LIFE)
+            case "pairingCode":
+                self._offer(PairingMethod.PAIRING_CODE, event["code"], PAIRING_CODE_LIFE)
+            case "codesUsedUp":
+                if self.stage is Stage.PAIRING:
+                    await self._show_code(renew=True)
+            case "message":
+                self._hear_message(event["message"])
+            case "ack":
+                self._tell("message.ack", self._ack_payload(event))
+            case "logout":
+                log.info("The phone has unlinked this device", extra=fields(session=self.key, reason=event["reason"]))
+            case "navigated":
+                self._page = Snapshot()
+                return Signal.NAVIGATED
+            case "crashed":
+                self._count_failure("crash")
+                return Signal.PAGE_CRASHED
+            case "gone":
+                self._count_failure("browser")
+                return Signal.BROWSER_DOWN
+            case "fault":
+                log.warning(
+                    "An event of the page could not be read", extra=fields(session=self.key, event=event["event"])
+                )
+            case unknown:
+                log.warning("The bridge sent an unknown event", extra=fields(session=self.key, event=unknown))
+        return None
+
+    def _read_page(self, page: Snapshot) -> Signal | None:
+        self._page = page
+        if page.registered and page.id:
+            account = Account(id=page.id, lid=page.lid, push_name=page.push_name)
+            if account != self._account:
+                self._account = account
+                self._tell_state()
+        elif page.injected and not page.registered and self._account is not None:
+            self._account = None
+        return classify(page)
+
+    async def _probe(self) -> Signal | None:
+        """Ask the page for its account of itself, and hold it against what WhatsApp has sent."""
+        browser = self._browser
+        if browser is None or self.stage in {Stage.LAUNCHING, Stage.CLOSING}:
+            return None
+        try:
+            answer = await browser.call("snapshot", limit=PROBE_LIMIT)
+        except PageError:
+            return None  # between two documents; the stage's own timeout sees to a page that never loads
+        except (PageTimeoutError, BrowserGoneError):
+            self._count_failure("unresponsive")
+            return Signal.UNHEALTHY
+        if self.stage is Stage.CONNECTED:
+            await self._tidy(browser)
+            if self._is_silent(browser):
+                self._count_failure("silent")
+                return Signal.UNHEALTHY
+        return self._read_page(Snapshot.model_validate(answer))
+
+    def _is_silent(self, browser: Chromium) -> bool:
+        """Whether WhatsApp has sent nothing for so long that the connection must be dead, whatever the page says."""
+        limit = SILENCE * self._services.config.health_check_interval
+        heard = max(browser.last_frame or 0.0, self._connected_at or 0.0)
+        return time.monotonic() - heard > limit
+
+    async def _tidy(self, browser: Chromium) -> None:
+        if not self._tidied and self._connected_at and time.monotonic() - self._connected_at > GARBAGE_AFTER:
+            self._tidied = True
+            await browser.collect_garbage()
+
+    # --- Pairing
+
+    async def _show_code(self, *, renew: bool = False) -> None:
+        browser, spec = self._browser, self.assignment.spec
+        if browser is None:
+            return
+        try:
+            if spec.pairing_method is PairingMethod.PAIRING_CODE:
+                found = await browser.call("pairingCode", {"phoneNumber": spec.phone_number})
+                self._offer(PairingMethod.PAIRING_CODE, found["code"], PAIRING_CODE_LIFE)
+            else:
+                await browser.call("refreshCode" if renew else "showCode")
+        except PageError as error:
+            self._message = f"WhatsApp gives no code: {error}"
+            log.warning("WhatsApp gives no code", extra=fields(session=self.key, code=error.code))
+            self._tell_state()
+        except (PageTimeoutError, BrowserGoneError):
+            self._count_failure("page")
+            self.signal(Signal.UNHEALTHY)
+
+    def _offer(self, method: PairingMethod, code: str, life: float) -> None:
+        """Put a code on show."""
+        if self.stage is not Stage.PAIRING or method is not self.assignment.spec.pairing_method:
+            return
+        self._pairing_expires = time.time() + life
+        self._reporter.put(PairingOffer(method=method, code=code, expires=self._pairing_expires))
+        self._tell_state(repeat=True)
+
+    def _hide_code(self) -> None:
+        if self._pairing_expires is not None:
+            self._pairing_expires = None
+            self._reporter.put(None)
+
+    # --- Telling
+
+    def _tell_state(self, *, repeat: bool = False) -> None:
+        """Write the state, and an event when WAHA's word for it changes (or again for each new code)."""
+        self._reporter.put(self.state())
+        status = WAHA_STATUS[self.phase]
+        if self.stage in {Stage.CLOSING, Stage.CLOSED}:
+            return  # whoever takes the session over tells what becomes of it
+        if self.stage is Stage.PAIRING and not repeat:
+            return  # said with the first code, for there is nothing to scan before
+        if repeat or not self._statuses or self._statuses[-1]["status"] != status:
+            now = time.time()
+            self._statuses = [*self._statuses, {"status": status, "timestamp": int(now * 1000)}][-3:]
+            payload = {"name": self.key.name, "status": status, "statuses": self._statuses, "data": None}
+            self._tell("session.status", payload)
+
+    def _tell(self, event: str, payload: dict[str, Any]) -> None:
+        self._reporter.put(InboundEvent.new(event, payload, now=time.time(), account=self._account))
+
+    def _hear_message(self, message: dict[str, Any]) -> None:
+        message_id = message["id"]
+        if message_id in self._seen or self._ignored(message):
+            return
+        _remember(self._seen, message_id)
+        if message_id in self._sent:
+            message = {**message, "source": "api"}
+        self._last_activity = time.time()
+        if not message["fromMe"]:
+            self._services.metrics.received.inc()
+            self._tell("message", message)
+        self._tell("message.any", message)
+
+    def _ignored(self, message: dict[str, Any]) -> bool:
+        chat = message["to"] if message["fromMe"] else message["from"]
+        ignore = self.assignment.spec.ignore
+        kinds = {"status": chat == "status@broadcast", "groups": chat.endswith("@g.us")}
+        kinds |= {"channels": chat.endswith("@newsletter"), "broadcast": chat.endswith("@broadcast")}
+        return any(matches and kind in ignore for kind, matches in kinds.items())
+
+    def _ack_payload(self, event: Event) -> dict[str, Any]:
+        me = self._account.id if self._account else None
+        chat, from_me = event["chat"], event["fromMe"]
+        return {
+            "id": event["id"],
+            "from": me if from_me else chat,
+            "to": chat if from_me else me,
+            "participant": event["participant"],
+            "fromMe": from_me,
+            "ack": event["ack"],
+            "ackName": event["ackName"],
+            "_data": {},
+        }
+
+    # --- Calls from outside
+
+    async def call(self, method: Method, params: dict[str, Any]) -> Any:
+        """Run one call in the page.
+
+        Raises:
+            RefusedError: It was not carried out, or its outcome is not known.
+        """
+        await self._wait_connected()
+        if method is Method.SEND_TEXT:
+            return await self._send(method, params)
+        return await self._ask(method, params)
+
+    async def command(self, command: Command, params: dict[str, Any]) -> Any:
+        """Do what a person asks of the session itself.
+
+        Raises:
+            RefusedError: It is not possible now.
+        """
+        match command:
+            case Command.RESTART:
+                self._failures.clear()
+                self.signal(Signal.RESTART)
+            case Command.LOGOUT:
+                await self._log_out()
+            case Command.REQUEST_CODE:
+                if self.stage is not Stage.PAIRING:
+                    raise RefusedError(Refusal.WRONG_PHASE, "the session is not waiting to be paired", phase=self.phase)
+                return await self._ask("pairingCode", params)
+        return {}
+
+    async def _log_out(self) -> None:
+        """Unlink this device, then begin with an empty profile."""
+        if self.stage in {Stage.CONNECTED, Stage.RECONNECTING} and self._browser is not None:
+            try:
+                await self._browser.call("logout")
+            except (PageError, PageTimeoutError, BrowserGoneError) as error:
+                # The page reloads while it logs out, which may take the answer with it; the profile goes in any case.
+                log.info("The page did not confirm the logout", extra=fields(session=self.key, error=error))
+        self._wipe = True
+        self._account = None
+        self._failures.clear()
+        self.signal(Signal.RESTART)
+
+    async def _wait_connected(self) -> None:
+        soon = {Stage.LAUNCHING, Stage.LOADING, Stage.SYNCING, Stage.RECONNECTING}
+        with suppress(TimeoutError):  # what became of it is said below
+            async with asyncio.timeout(READY_WAIT), self._stage_changed:
+                await self._stage_changed.wait_for(lambda: self.stage not in soon)
+        if self.stage is not Stage.CONNECTED:
+            raise RefusedError(Refusal.WRONG_PHASE, f"the session is {self.phase}: {self._message}", phase=self.phase)
+
+    async def _send(self, method: Method, params: dict[str, Any]) -> Any:
+        """Send in order and at the session's pace."""
+        metrics = self._services.metrics
+        if (wait := self._bucket.wait(time.monotonic())) > MAX_PACE_WAIT:
+            raise RefusedError(
+                Refusal.TOO_FAST,
+                f"the session's throttle lets the next message go in {wait:.0f} s",
+                phase=self.phase,
+                retry_after=wait,
+            )
+        delay = self._bucket.take(time.monotonic())
+        async with self._turn:
+            await asyncio.sleep(delay)
+            started = time.monotonic()
+            try:
+                sent = await self._ask(method, params)
+            except RefusedError as error:
+                metrics.sent.labels("unknown" if error.refusal is Refusal.UNKNOWN else "refused").inc()
+                raise
+            metrics.processing.observe(time.monotonic() - started)
+        metrics.sent.labels("sent").inc()
+        _remember(self._sent, sent["id"])
+        self._last_activity = time.time()
+        return sent
+
+    async def _ask(self, method: str, params: dict[str, Any]) -> Any:
+        browser = self._browser
+        if browser is None:
+            raise RefusedError(Refusal.WRONG_PHASE, f"the session is {self.phase}", phase=self.phase)
+        try:
+            return await browser.call(method, params)
+        except PageError as error:
+            refusal = Refusal.BAD_REQUEST if error.code in _BAD_REQUESTS else Refusal.PAGE
+            raise RefusedError(refusal, str(error), phase=self.phase) from error
+        except (PageTimeoutError, BrowserGoneError) as error:
+            raise RefusedError(Refusal.UNKNOWN, str(error), phase=self.phase) from error
+
+
+def _remember(ids: OrderedDict[str, None], message_id: str) -> None:
+    ids[message_id] = None
+    if len(ids) > SEEN:
+        ids.popitem(last=False)
+
+
+_FROM_PEOPLE = {Signal.STOP, Signal.RESTART, Signal.HIBERNATE, Signal.WAKE, Signal.ENDED}
+"""Signals that speak of the session, not of one browser of it."""
+_FAILURES = {Signal.BROWSER_DOWN, Signal.PAGE_CRASHED, Signal.UNHEALTHY, Signal.TIMEOUT}
+_STALLS = {Stage.LOADING, Stage.SYNCING, Stage.RECONNECTING}
+"""Stages that a browser should leave by itself."""
+_BAD_REQUESTS = {"InvalidWidError", "invalid_wid", "chat_not_found", "invalid_phone_number", "msg_not_found"}
+"""Codes by which wa-js and WhatsApp say that what was asked for cannot be right."""
