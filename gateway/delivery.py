@@ -93,10 +93,15 @@ def envelope(event: InboundEvent, session: str, metadata: Mapping[str, str]) -> 
         "session": session,
         "metadata": dict(metadata),
         "me": _me(event.account),
-        "payload": event.payload,
+        "payload": _payload(event, session),
         "engine": ENGINE,
         "environment": environment(),
     }
+
+
+def _payload(event: InboundEvent, session: str) -> dict[str, Any]:
+    # Workers know the object's name, which is not the client's where that is no valid one.
+    return {**event.payload, "name": session} if event.event == "session.status" else event.payload
 
 
 def _me(account: Account | None) -> dict[str, Any] | None:

@@ -32,6 +32,9 @@ from session_worker.logs import fields
 log = logging.getLogger(__name__)
 
 _RETRY_DELAYS = (0.5, 1.0, 2.0, 5.0)
+_DELETION_WAIT = 10.0
+"""Seconds to wait for a session's deletion to end before one of the same name can be made."""
+_DELETION_POLL = 0.25
 _SECRET_LIFE = 60.0
 """Seconds for which a Secret's values are remembered."""
 
@@ -91,16 +94,19 @@ class SessionStore:
         if known is not None and int(known["metadata"]["resourceVersion"]) >= int(item["metadata"]["resourceVersion"]):
             return
         self._items[name] = item
-        self._names[translation.session_name(item)] = name
+        if _is_leaving(item):
+            self._names.pop(translation.session_name(item), None)
+        else:
+            self._names[translation.session_name(item)] = name
 
     # --- Reading
 
     def all(self) -> list[Object]:
-        """All sessions, by name."""
-        return [self._items[name] for name in sorted(self._items)]
+        """All sessions but those being deleted, by name."""
+        return [self._items[name] for name in sorted(self._names.values())]
 
     def by_key(self, key: SessionKey) -> Object | None:
-        """The object of a key of the registry."""
+        """The object of a key of the registry, also while it is being deleted: its last events are still told."""
         return self._items.get(key.name) if key.namespace == self._namespace else None
 
     def key(self, item: Object) -> SessionKey:
@@ -111,7 +117,7 @@ class SessionStore:
         """A session by its name in the API.
 
         Raises:
-            NotFoundError: There is none.
+            NotFoundError: There is none, or it is being deleted.
             BusyError: The sessions are not known yet.
         """
         await self.listed()
@@ -144,14 +150,21 @@ class SessionStore:
         spec |= {"poolRef": {"name": self._pool}, "state": "Running" if running else "Stopped"}
         await self._keep(secrets)
         body = translation.new_object(session, self._namespace, spec, config)
-        try:
-            item = await self._client.create(self._path(), body)
-        except ConflictError:
-            raise UnprocessableError(f"Session '{session}' already exists. Use PUT to update it.") from None
-        except KubernetesError as error:
-            raise _converted(error) from error
-        self._take_in(item)
-        return item
+        deadline = asyncio.get_running_loop().time() + _DELETION_WAIT
+        while True:
+            try:
+                item = await self._client.create(self._path(), body)
+            except ConflictError:
+                if session in self._names:
+                    raise UnprocessableError(f"Session '{session}' already exists. Use PUT to update it.") from None
+            except KubernetesError as error:
+                raise _converted(error) from error
+            else:
+                self._take_in(item)
+                return item
+            if asyncio.get_running_loop().time() >= deadline:
+                raise BusyError(f"Session '{session}' is still being deleted", retry_after=2)
+            await asyncio.sleep(_DELETION_POLL)
 
     async def configure(self, item: Object, config: SessionConfig | None) -> Object:
         """Replace a session's configuration."""
@@ -171,6 +184,7 @@ class SessionStore:
         try:
             await self._patch(item, {"spec": {"deletionPolicy": "Logout"}})
             await self._client.delete(self._path(item["metadata"]["name"]), uid=item["metadata"]["uid"])
+            self._names.pop(translation.session_name(item), None)
         except (ObjectNotFoundError, ConflictError, NotFoundError):
             return  # gone already
         except KubernetesError as error:
@@ -225,7 +239,10 @@ class SessionStore:
         refs = [spec.get("proxySecretRef"), *(webhook.get("hmacSecretRef") for webhook in spec.get("webhooks") or [])]
         stale: dict[str, Any] = {ref["key"]: None for ref in refs if ref and ref["name"] == self._secret}
         if stale:
+            # Still known for a while, so that the session's last events can be signed.
+            last = await self._read_secret(self._secret)
             await self._change_secret({"data": stale})
+            self._secrets[self._secret] = (time.monotonic(), last)
 
     async def _change_secret(self, patch: Object) -> None:
         self._secrets.pop(self._secret, None)
@@ -242,6 +259,10 @@ class SessionStore:
 
     def _secret_path(self, name: str) -> str:
         return path_of("v1", "secrets", namespace=self._namespace, name=name)
+
+
+def _is_leaving(item: Object) -> bool:
+    return "deletionTimestamp" in item["metadata"]
 
 
 def _converted(error: KubernetesError) -> Exception:

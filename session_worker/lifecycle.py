@@ -38,6 +38,8 @@ class Stage(StrEnum):
     """The browser is closed to save memory; the login is kept."""
     FAILED = "Failed"
     """It keeps failing, or nobody paired it in time; the browser is closed."""
+    PURGED = "Purged"
+    """The object is being deleted: the profile is removed, and the operator has yet to take the session away."""
     CLOSING = "Closing"
     """The browser is being closed for good."""
     CLOSED = "Closed"
@@ -74,6 +76,8 @@ class Signal(StrEnum):
     """A person asks for a new browser."""
     HIBERNATE = "Hibernate"
     WAKE = "Wake"
+    PURGE = "Purge"
+    """The object is being deleted, and its profile with it."""
     STOP = "Stop"
     """The operator takes the session away, or the worker ends."""
     ENDED = "Ended"
@@ -97,6 +101,8 @@ class Effect(StrEnum):
     """Close the browser and start again at once."""
     CLOSE = "Close"
     """Close the browser and keep it closed."""
+    PURGE = "Purge"
+    """Unlink the account if asked, close the browser, remove the profile."""
     FINISH = "Finish"
     """Close the browser and end."""
 
@@ -123,6 +129,7 @@ PHASES: dict[Stage, Phase] = {
     Stage.WAITING: Phase.RECONNECTING,
     Stage.HIBERNATED: Phase.HIBERNATED,
     Stage.FAILED: Phase.FAILED,
+    Stage.PURGED: Phase.STOPPED,
     Stage.CLOSING: Phase.DRAINING,
     Stage.CLOSED: Phase.STOPPED,
 }
@@ -136,6 +143,8 @@ TIMEOUTS: dict[Stage, float] = {
     Stage.SYNCING: 300,
     # WhatsApp reconnects by itself with growing delays; a page that was replaced by another browser never does.
     Stage.RECONNECTING: 90,
+    # A profile that could not be removed is tried again.
+    Stage.PURGED: 5,
     Stage.CLOSING: 20,
     # A failed session is tried again slowly.
     Stage.FAILED: 300,
@@ -162,6 +171,11 @@ _LATE = (
 )  # fmt: skip
 """Signals of a browser that is gone by now: they were on their way."""
 
+_CLOSED = (Stage.WAITING, Stage.HIBERNATED, Stage.FAILED, Stage.PURGED, Stage.CLOSING, Stage.CLOSED)
+"""Stages without a browser, or with one that is on its way out."""
+_ASKED = (Signal.HIBERNATE, Signal.WAKE, Signal.RESTART, Signal.PURGE, Signal.STOP)
+"""Signals from outside."""
+
 
 def _table() -> dict[tuple[Stage, Signal], Step]:
     table: dict[tuple[Stage, Signal], Step] = {}
@@ -170,8 +184,8 @@ def _table() -> dict[tuple[Stage, Signal], Step]:
         table.update(dict.fromkeys(((before, signal) for before in stages for signal in signals), Step(stage, effect)))
 
     # Signals of a closed browser are heard and change nothing. These come first: what follows says more.
-    for stage in (Stage.WAITING, Stage.HIBERNATED, Stage.FAILED, Stage.CLOSING, Stage.CLOSED, Stage.LAUNCHING):
-        on([stage], (*_LATE, Signal.HIBERNATE, Signal.WAKE, Signal.RESTART, Signal.STOP, Signal.ENDED), stage)
+    for stage in (*_CLOSED, Stage.LAUNCHING):
+        on([stage], (*_LATE, *_ASKED, Signal.ENDED), stage)
     for stage, signals in _STAY.items():
         on([stage], signals, stage)
 
@@ -203,8 +217,10 @@ def _table() -> dict[tuple[Stage, Signal], Step]:
     on([Stage.CONNECTED], [Signal.HIBERNATE], Stage.HIBERNATED, Effect.CLOSE)
     on([Stage.HIBERNATED], [Signal.WAKE], Stage.LAUNCHING, Effect.LAUNCH)
 
-    # The end
-    on(_ALIVE, [Signal.STOP], Stage.CLOSING, Effect.FINISH)
+    # The end. Removing a profile that is in use elsewhere fails; it is tried again until the operator gives up.
+    on(_ALIVE, [Signal.PURGE], Stage.PURGED, Effect.PURGE)
+    on([Stage.PURGED], [Signal.TIMEOUT], Stage.PURGED, Effect.PURGE)
+    on([*_ALIVE, Stage.PURGED], [Signal.STOP], Stage.CLOSING, Effect.FINISH)
     on([Stage.CLOSING], [Signal.ENDED, Signal.TIMEOUT], Stage.CLOSED)
     return table
 

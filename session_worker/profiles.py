@@ -69,6 +69,17 @@ class Profile:
         shutil.rmtree(self.directory, ignore_errors=True)
         self.directory.mkdir(parents=True, exist_ok=True)
 
+    def remove(self) -> None:
+        """Delete the whole profile, the record of its owners included. `close` it then.
+
+        Raises:
+            ProfileUnusableError: Something of it cannot be removed.
+        """
+        try:
+            shutil.rmtree(self.directory.parent)
+        except OSError as error:
+            raise ProfileUnusableError(f"profile {self.directory.parent}: {error.strerror}") from error
+
 
 class ProfileStore:
     """All profiles of a volume."""
@@ -105,13 +116,8 @@ class ProfileStore:
             ProfileUnusableError: The volume cannot be written.
         """
         home = self._root / session.namespace / session.name
+        lock = await _take(home, wait)
         try:
-            home.mkdir(parents=True, exist_ok=True)
-            lock = os.open(home / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise ProfileUnusableError(f"profile {home}: {error.strerror}") from error
-        try:
-            await _take(lock, home, wait)
             _check_owner(home / "owner.json", epoch=epoch, uid=uid)
             owner = json.dumps({"epoch": epoch, "uid": uid, "worker": worker})
             replacement = home / "owner.json.new"
@@ -127,21 +133,35 @@ class ProfileStore:
             raise
         return Profile(directory, lock)
 
-    def remove(self, session: SessionKey) -> None:
-        """Delete a session's profile. Nobody may have it open."""
-        shutil.rmtree(self._root / session.namespace / session.name, ignore_errors=True)
 
-
-async def _take(lock: int, home: Path, wait: float) -> None:
+async def _take(home: Path, wait: float) -> int:
+    """A descriptor with the lock."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + wait
     while True:
-        with suppress(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
+        try:
+            if (lock := _try(home)) is not None:
+                return lock
+        except OSError as error:
+            raise ProfileUnusableError(f"profile {home}: {error.strerror}") from error
         if loop.time() >= deadline:
             raise ProfileTakenError(f"profile {home} is in use by {_owner_of(home)}")
         await asyncio.sleep(_LOCK_POLL)
+
+
+def _try(home: Path) -> int | None:
+    home.mkdir(parents=True, exist_ok=True)
+    lock = os.open(home / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        return None
+    if os.fstat(lock).st_nlink == 0:
+        # Between the two calls its last owner removed the profile: this is the lock of nothing.
+        os.close(lock)
+        return None
+    return lock
 
 
 def _owner_of(home: Path) -> str:

@@ -139,6 +139,7 @@ class Session:
         self._failures: list[float] = []
         self._failed_generation = 0
         self._wipe = False
+        self._purge_asked = self._purged = False
         self._pairing_expires: float | None = None
         self._statuses: list[dict[str, Any]] = []
         self._seen: OrderedDict[str, None] = OrderedDict()
@@ -195,6 +196,7 @@ class Session:
             account=self._account,
             message=self._message,
             pairing_expires=self._pairing_expires,
+            purged=self._purged,
         )
 
     # --- Life
@@ -210,6 +212,12 @@ class Session:
         self._bucket.adjust(per_minute=spec.messages_per_minute, burst=spec.burst, now=time.monotonic())
         self.assignment = assignment
         self._reporter.put(self.state())
+        self._purge_if_asked()
+
+    def _purge_if_asked(self) -> None:
+        if self.assignment.spec.purge is not None and not self._purge_asked:
+            self._purge_asked = True
+            self.signal(Signal.PURGE)
 
     def signal(self, signal: Signal) -> None:
         """Tell the session that something happened or is wanted."""
@@ -228,7 +236,9 @@ class Session:
     async def _live(self) -> None:
         self._tell_state()
         try:
-            await self._perform(Effect.LAUNCH)
+            if self.assignment.spec.purge != "Delete":  # which needs no browser
+                await self._perform(Effect.LAUNCH)
+            self._purge_if_asked()
             while self.stage is not Stage.CLOSED:
                 await self._take(await self._next())
         except Exception:
@@ -347,6 +357,8 @@ class Session:
                 return "starting the browser"
             case Stage.LOADING:
                 return "loading WhatsApp"
+            case Stage.PURGED:
+                return "removing the profile, for the object is being deleted"
             case Stage.CLOSING:
                 return "closing the browser"
             case Stage.HIBERNATED:
@@ -375,6 +387,8 @@ class Session:
                 self._begin_launch()
             case Effect.CLOSE:
                 await self._close_browser()
+            case Effect.PURGE:
+                await self._purge()
             case Effect.FINISH:
                 await self._close_browser()
                 self._give_back_profile()
@@ -388,24 +402,17 @@ class Session:
 
     async def _start_browser(self, generation: int) -> None:
         """Open the profile and start a browser on it; what comes of it is a signal."""
-        services, assignment = self._services, self.assignment
+        services = self._services
         try:
-            if self._profile is None:
-                self._profile = await services.profiles.open(
-                    self.key,
-                    epoch=assignment.epoch,
-                    uid=assignment.uid,
-                    worker=services.config.worker.name,
-                    wait=PROFILE_WAIT,
-                )
+            profile = await self._take_profile()
             if self._wipe:
-                self._profile.wipe()
+                profile.wipe()
                 self._wipe = False
             self._browser = await Chromium.launch(
                 services.browser,
-                self._profile.directory,
+                profile.directory,
                 lambda event: self._signals.put_nowait((generation, event)),
-                inherit=(self._profile.fileno(),),
+                inherit=(profile.fileno(),),
             )
             self.signal(Signal.BROWSER_UP)
         except (BrowserGoneError, ProfileTakenError, ProfileUnusableError) as error:
@@ -438,6 +445,34 @@ class Session:
         self._connected_at, self._tidied = None, False
         if browser is not None:
             await browser.close()
+
+    async def _take_profile(self) -> Profile:
+        if self._profile is None:
+            self._profile = await self._services.profiles.open(
+                self.key,
+                epoch=self.assignment.epoch,
+                uid=self.assignment.uid,
+                worker=self._services.config.worker.name,
+                wait=PROFILE_WAIT,
+            )
+        return self._profile
+
+    async def _purge(self) -> None:
+        """Remove the profile for good, after unlinking the account if that is asked and possible."""
+        if self.assignment.spec.purge == "Logout" and self._page.registered:
+            await self._unlink()
+        await self._close_browser()
+        try:
+            (await self._take_profile()).remove()
+        except (ProfileTakenError, ProfileUnusableError) as error:
+            log.warning("A profile could not be removed", extra=fields(session=self.key, error=error))
+            self._message = str(error)
+        else:
+            self._give_back_profile()
+            self._purged, self._account, self._deadline = True, None, None
+            self._message = "the profile is removed"
+            log.info("Profile removed", extra=fields(session=self.key))
+        self._tell_state()
 
     def _give_back_profile(self) -> None:
         if self._profile is not None:
@@ -660,16 +695,21 @@ class Session:
 
     async def _log_out(self) -> None:
         """Unlink this device, then begin with an empty profile."""
-        if self.stage in {Stage.CONNECTED, Stage.RECONNECTING} and self._browser is not None:
-            try:
-                await self._browser.call("logout")
-            except (PageError, PageTimeoutError, BrowserGoneError) as error:
-                # The page reloads while it logs out, which may take the answer with it; the profile goes in any case.
-                log.info("The page did not confirm the logout", extra=fields(session=self.key, error=error))
+        if self.stage in {Stage.CONNECTED, Stage.RECONNECTING}:
+            await self._unlink()
         self._wipe = True
         self._account = None
         self._failures.clear()
         self.signal(Signal.RESTART)
+
+    async def _unlink(self) -> None:
+        if self._browser is None:
+            return
+        try:
+            await self._browser.call("logout")
+        except (PageError, PageTimeoutError, BrowserGoneError) as error:
+            # The page reloads while it logs out, which may take the answer with it; the profile goes in any case.
+            log.info("The page did not confirm the logout", extra=fields(session=self.key, error=error))
 
     async def _wait_connected(self) -> None:
         soon = {Stage.LAUNCHING, Stage.LOADING, Stage.SYNCING, Stage.RECONNECTING}

@@ -85,6 +85,7 @@ class Ledger:
             found = await self._registry.assigned(worker)
             self._pages[worker] = Page(found.revision, found.assignments) if found else Page()
         for worker in self._pages.keys() - stored.keys():
+            await self._registry.forget_worker(worker)
             del self._pages[worker]
 
     def cleared(self, worker: WorkerKey, heartbeat: Heartbeat | None) -> frozenset[SessionKey]:

@@ -347,14 +347,14 @@ def _settle(scope: _Scope, policy: Policy, now: datetime) -> tuple[list[Action],
     for session in scope.sessions:
         owner_key = session.worker_key
         if owner_key is None:
-            if session.wanted:
+            if session.wanted or _purging(session, now):
                 newcomers.append(session)
             elif session.deleting_since is not None and session.finalizer:
                 actions.append(Finalize(session=session.key, reason="no worker runs it"))
             continue
         free = not scope.fleet.may_run(session)
         if free and (session.releasing or _ended(scope, session)):
-            if session.wanted:
+            if session.wanted or _purging(session, now):
                 movers.append(session)
             elif session.deleting_since is not None:
                 actions.append(Finalize(session=session.key, reason=f"worker {owner_key.name} released it"))
@@ -408,12 +408,15 @@ def _must_leave(scope: _Scope, session: Session, owner_key: WorkerKey, now: date
 
 
 PURGE_TIMEOUT = timedelta(seconds=60)
-"""How long a deleted session stays with its worker for the profile to be removed (and the account unlinked)."""
+"""How long a deleted session waits for its profile to be removed (and its account unlinked): deletion always ends."""
 
 
 def _purging(session: Session, now: datetime) -> bool:
-    """Whether the worker still has to remove the profile before the session may go."""
-    if session.deletion_policy == "Retain" or session.deleting_since is None:
+    """Whether a worker still has to remove the profile before the session may go.
+
+    One that no worker runs gets one for that: only workers reach profiles. One that never had a worker has none.
+    """
+    if session.deletion_policy == "Retain" or session.deleting_since is None or session.epoch == 0:
         return False
     done = session.state is not None and session.state.purged
     return not done and now - session.deleting_since < PURGE_TIMEOUT

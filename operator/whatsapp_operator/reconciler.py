@@ -18,9 +18,10 @@ import secrets
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from kubeclient import ConflictError, KubernetesError, NotFoundError, Object, RejectedError, UnavailableError
-from session_worker.contract import Assignment, Phase, SessionKey, WorkerKey
+from session_worker.contract import WAHA_STATUS, Assignment, InboundEvent, Phase, SessionKey, WorkerKey
 from session_worker.logs import fields
 from session_worker.registry import Registry, RegistryUnavailableError
 from whatsapp_operator import observation, planner
@@ -268,6 +269,8 @@ class Reconciler:
         if self._may_wait(session.key, known.status, wanted):
             return
         if as_json(wanted) != (known.item.get("status") or {}):
+            if isinstance(action, planner.Vacate) and wanted.phase is Phase.STOPPED:
+                await self._tell_stopped(session, view.now)
             await self._cluster.write_status(Kind.SESSION, known.item, as_json(wanted))
             self._written[session.key] = time.monotonic()
             await self._announce(known, wanted, action)
@@ -299,6 +302,20 @@ class Reconciler:
             severity="Warning" if warning else "Normal",
             reason=reason,
             message=message or reason,
+        )
+
+    async def _tell_stopped(self, session: Session, now: datetime) -> None:
+        """Tell webhooks what the last owner could not know: that nobody takes the session over."""
+        if session.worker is None:
+            return
+        timestamp = int(now.timestamp() * 1000)
+        status = WAHA_STATUS[Phase.STOPPED]
+        payload = {"name": session.key.name, "status": status, "statuses": [{"status": status, "timestamp": timestamp}]}
+        await self._registry.append_inbound(
+            session.key,
+            epoch=session.epoch,
+            worker=session.worker,
+            event=InboundEvent.new("session.status", {**payload, "data": None}, now=now.timestamp()),
         )
 
     async def _finalize(self, known: KnownSession, action: planner.Finalize) -> None:

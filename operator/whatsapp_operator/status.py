@@ -199,7 +199,8 @@ def _steady_memory(worker: Worker, shown: str) -> str:
 def _pool_truths(pool: Pool, report: PoolReport) -> Iterable[Truth]:
     complete = report.ready >= pool.replicas and report.replicas == pool.replicas
     problems = "; ".join(report.problems)
-    waiting = f"{report.pending} sessions wait for a place" if report.pending else ""
+    waiting = "1 session waits" if report.pending == 1 else f"{report.pending} sessions wait"
+    waiting = f"{waiting} for a place" if report.pending else ""
     count = f"{report.ready} of {pool.replicas} workers ready"
     message = ", ".join(part for part in (count, waiting, problems) if part)
     if complete and report.pending:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -153,8 +154,14 @@ async def test_the_sixteenth_session_of_a_worker_for_fifteen_waits_and_says_why(
         return phases.count("Pending") == 1
 
     await eventually("fifteen show their codes", placed, within=180)
-    (waiting,) = [item for item in await world.kubectl.all("wa") if item["status"]["phase"] == "Pending"]
-    assert waiting["status"]["message"] == "no worker has room: 1 of 1 full (15/15)"
+
+    async def explained() -> Any:
+        # While a fleet comes up, a changed sentence alone is written every ten seconds at most.
+        (item,) = [item for item in await world.kubectl.all("wa") if item["status"]["phase"] == "Pending"]
+        assert item["status"]["message"] == "no worker has room: 1 of 1 full (15/15)"
+        return item
+
+    waiting = await eventually("the reason", explained)
     (condition,) = [c for c in waiting["status"]["conditions"] if c["type"] == "Scheduled"]
     assert (condition["status"], condition["reason"]) == ("False", "NoRoom")
     described = await world.kubectl("describe", "wa", waiting["metadata"]["name"])
