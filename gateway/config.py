@@ -51,7 +51,7 @@ class GatewayConfig:
             host=env.text("HOST", "0.0.0.0"),  # noqa: S104  # a pod's port is reached on the pod's own address
             port=env.integer("PORT", 3000, low=1, high=65535),
             metrics_port=env.integer("PROMETHEUS_PORT", 9090, low=1, high=65535),
-            redis_url=env.text("REDIS_URL"),
+            redis_url=env.redis("REDIS_URL"),
             redis_password=env.optional("REDIS_PASSWORD"),
             namespace=env.text("NAMESPACE", own_namespace()),
             pool=env.text("DEFAULT_POOL", "default"),

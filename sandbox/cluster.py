@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import logging
 import os
@@ -39,6 +40,7 @@ from sandbox.whatsapp.settings import Settings as WhatsAppSettings
 _LOG: Final = logging.getLogger(__name__)
 ROOT: Final = Path(__file__).resolve().parents[1]
 STATE_FILE: Final = "sandbox.json"
+LOCK_FILE: Final = "sandbox.lock"
 _HOST: Final = "127.0.0.1"
 _START_SECONDS: Final = 60.0
 _STOP_SECONDS: Final = 40.0
@@ -183,7 +185,7 @@ class Sandbox:
         Raises:
             SandboxError: Something is missing or did not come up.
         """
-        self._directory.mkdir(parents=True, exist_ok=True)
+        self._take_directory()
         redis_url, kubeconfig, whatsapp_url = await asyncio.gather(
             self._start_redis(), self._start_control_plane(), self._start_whatsapp()
         )
@@ -219,6 +221,7 @@ class Sandbox:
             {
                 **common,
                 "WORKER_IMAGE": "whatsapp-worker",
+                "BROWSER_URL": f"{whatsapp_url}/",
                 "PORT": str(operator_port),
                 "PROMETHEUS_PORT": str(operator_metrics),
             },
@@ -243,10 +246,28 @@ class Sandbox:
                 self._wait_for(f"{self.access.gateway_url}/readyz", self.gateway),
             )
 
+    def _take_directory(self) -> None:
+        """Make the directory ours alone, and empty."""
+        self._directory.mkdir(parents=True, exist_ok=True)
+        lock = self._directory / LOCK_FILE
+        if not lock.exists() and any(self._directory.iterdir()):
+            raise SandboxError(f"{self._directory} is not empty, and no sandbox's: choose another directory")
+        held = self._stack.enter_context(lock.open("w"))
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SandboxError(f"a sandbox runs in {self._directory} already: stop it, or choose another") from None
+        for found in self._directory.iterdir():
+            if found.is_dir():
+                shutil.rmtree(found)
+            elif found != lock:
+                found.unlink()
+
     async def aclose(self) -> None:
         """Stop everything, the last started first; no process stays behind."""
+        if self.access is not None:
+            (self._directory / STATE_FILE).unlink(missing_ok=True)
         await self._stack.aclose()
-        (self._directory / STATE_FILE).unlink(missing_ok=True)
 
     async def _stop_parts(self) -> None:
         await asyncio.gather(*(part.stop() for part in (self.operator, self.gateway) if part is not None))

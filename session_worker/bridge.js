@@ -148,7 +148,10 @@
       const options = { waitForAck: false, linkPreview: linkPreview !== false };
       if (replyTo) options.quotedMsg = replyTo;
       if (mentions?.length) options.mentionedList = mentions;
-      if (id) options.messageId = id;
+      const chat = await WPP.chat.find(chatId);
+      options.messageId = id ?? text(await WPP.chat.generateMessageID(chat.id));
+      // Said before, because the page tells of the new message before the call has its answer.
+      emit("sending", { id: options.messageId });
       const sent = await WPP.chat.sendTextMessage(chatId, body, options);
       const message = await WPP.chat.getMessageById(sent.id);
       return { ...describeMessage(message), source: "api" };

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from session_worker.contract import CONTROL_PORT, METRICS_PORT, WorkerKey
+from session_worker.contract import BROWSER_URL, CONTROL_PORT, METRICS_PORT, WorkerKey
 from session_worker.environment import Environment
 
 
@@ -66,7 +66,7 @@ class WorkerConfig:
             host=env.text("HOST", "0.0.0.0"),  # noqa: S104  # a pod's port is reached on the pod's own address
             port=env.integer("PORT", CONTROL_PORT, low=1, high=65535),
             metrics_port=env.integer("PROMETHEUS_PORT", METRICS_PORT, low=1, high=65535),
-            redis_url=env.text("REDIS_URL"),
+            redis_url=env.redis("REDIS_URL"),
             redis_password=env.optional("REDIS_PASSWORD"),
             token=env.optional("WORKER_TOKEN"),
             max_sessions=env.integer("MAX_SESSIONS_PER_INSTANCE", 15, low=1, high=200),
@@ -77,7 +77,7 @@ class WorkerConfig:
             profile_dir=Path(env.text("PROFILE_DIR", "/var/lib/whatsapp/profiles")),
             cache_dir=Path(env.text("CACHE_DIR", "/tmp")),  # noqa: S108  # the pod's own emptyDir
             browser_executable=env.optional("BROWSER_EXECUTABLE"),
-            browser_url=env.parsed("BROWSER_URL", "https://web.whatsapp.com/", _web_address, "an http(s) address"),
+            browser_url=env.address("BROWSER_URL", BROWSER_URL),
             browser_args=env.parsed("BROWSER_ARGS", (), _strings, 'a JSON list of strings such as ["--lang=de"]'),
             browser_sandbox=env.flag("BROWSER_SANDBOX", default=False),
             wa_js=env.optional("WA_JS_PATH"),
@@ -85,12 +85,6 @@ class WorkerConfig:
         )
         env.check()
         return config
-
-
-def _web_address(text: str) -> str:
-    if not text.startswith(("http://", "https://")):
-        raise ValueError
-    return text
 
 
 def _strings(text: str) -> tuple[str, ...]:

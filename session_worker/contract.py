@@ -45,6 +45,8 @@ INBOUND_MAX_EVENTS = 10_000
 DEAD_MAX_EVENTS = 1_000
 """Dead letters kept per session."""
 
+BROWSER_URL = "https://web.whatsapp.com/"
+"""WhatsApp Web."""
 CONTROL_PORT = 3001
 """The worker's HTTP port (`PORT`)."""
 METRICS_PORT = 9090

@@ -6,11 +6,15 @@ and all errors are reported at once. Must not know which variables there are.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 T = TypeVar("T")
 Number = TypeVar("Number", int, float)
+
+_REDIS = re.compile(r"(rediss?(\+cluster)?|unix)://.|rediss?\+sentinel://[^/]+/[^/]")
+"""The forms that `registry.Registry.connect` takes."""
 
 
 class ConfigurationError(Exception):
@@ -58,6 +62,18 @@ class Environment:
         """One of a few words."""
         return self._parse(name, default, lambda value: choices[choices.index(value)], " or ".join(choices))
 
+    def address(self, name: str, default: str) -> str:
+        """An http(s) address."""
+        return self._parse(name, default, _web_address, "an address that begins with http:// or https://")
+
+    def redis(self, name: str, default: str | None = None) -> str:
+        """Where Redis is; required when there is no default."""
+        value = self.text(name, default)
+        if value and value != default and not _REDIS.match(value):
+            forms = "redis://, rediss://, redis+cluster://, unix:// or redis+sentinel://host:26379/service"
+            self.complain(name, f"an address that begins with {forms}")
+        return value
+
     def parsed(self, name: str, default: T, parse: Callable[[str], T], expected: str) -> T:
         """Any value: `parse` raises ValueError or KeyError for what is not `expected`."""
         return self._parse(name, default, parse, expected)
@@ -84,6 +100,12 @@ class Environment:
         except (ValueError, KeyError):
             self._problems.append(f"{name} is {value!r}, but must be {expected}")
             return default
+
+
+def _web_address(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        raise ValueError
+    return text
 
 
 def _bounded(value: Number, low: Number, high: Number) -> Number:

@@ -10,7 +10,6 @@ noticing cannot overwrite its successor (DESIGN.md, ownership). All errors of th
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from urllib.parse import urlsplit, urlunsplit
 
 import redis.asyncio as redis
-from pydantic import ValidationError
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import ExponentialWithJitterBackoff
@@ -132,8 +130,10 @@ class Publication:
 class Registry:
     """A connection to the shared state. Make it with `connect`, close it with `aclose`."""
 
-    def __init__(self, client: redis.Redis) -> None:
+    def __init__(self, client: redis.Redis, guides: Iterable[redis.Redis] = ()) -> None:
         self._client = client
+        self._guides = tuple(guides)
+        """Connections to Sentinels, which the client uses to find the server and does not close."""
         self._write_state = client.register_script(_WRITE_STATE)
         self._write_offer = client.register_script(_WRITE_OFFER)
         self._append_inbound = client.register_script(_APPEND_INBOUND)
@@ -154,11 +154,12 @@ class Registry:
         Raises:
             ValueError: The URL has none of these forms.
         """
-        return cls(_client(url, password))
+        return cls(*_client(url, password))
 
     async def aclose(self) -> None:
         """Close all connections."""
-        await self._client.aclose()
+        for client in (self._client, *self._guides):
+            await client.aclose()
 
     async def ping(self) -> None:
         """Raise unless Redis answers.
@@ -187,12 +188,12 @@ class Registry:
                 pipeline.get(worker_key(key))
                 pipeline.pttl(worker_key(key))
             answers = await pipeline.execute()
-        kept = HEARTBEAT_KEPT.total_seconds()
-        return {
-            key: Beat(Heartbeat.model_validate_json(text), kept - remaining / 1000)
-            for key, text, remaining in zip(keys, answers[::2], answers[1::2], strict=True)
-            if text is not None
-        }
+            kept = HEARTBEAT_KEPT.total_seconds()
+            return {
+                key: Beat(Heartbeat.model_validate_json(text), kept - remaining / 1000)
+                for key, text, remaining in zip(keys, answers[::2], answers[1::2], strict=True)
+                if text is not None
+            }
 
     async def memory_age(self) -> float:
         """Seconds for which Redis has certainly not lost anything: since it was emptied, or started from a snapshot.
@@ -240,13 +241,13 @@ class Registry:
         """A worker's desired set, or None when the operator has not written one (or Redis has lost it)."""
         with _converted():
             fields = await cast("Awaitable[dict[str, str]]", self._client.hgetall(assigned_key(worker)))
-        if REVISION_FIELD not in fields:
-            return None
-        revision = int(fields.pop(REVISION_FIELD))
-        return Publication(
-            revision,
-            {SessionKey.parse(key): Assignment.model_validate_json(text) for key, text in fields.items()},
-        )
+            if REVISION_FIELD not in fields:
+                return None
+            revision = int(fields.pop(REVISION_FIELD))
+            return Publication(
+                revision,
+                {SessionKey.parse(key): Assignment.model_validate_json(text) for key, text in fields.items()},
+            )
 
     async def wait_for_wake(self, worker: WorkerKey, *, after: str, idle: float) -> str:
         """Return when the desired set was replaced after the wake-up `after` ("0" for the first), or after `idle` s.
@@ -286,7 +287,7 @@ class Registry:
             for key in keys:
                 pipeline.hgetall(session_key(key))
             answers: list[dict[str, str]] = await pipeline.execute()
-        return {key: RuntimeState.from_fields(fields) for key, fields in zip(keys, answers, strict=True) if fields}
+            return {key: RuntimeState.from_fields(fields) for key, fields in zip(keys, answers, strict=True) if fields}
 
     async def forget_session(self, session: SessionKey) -> None:
         """Remove everything kept of a session that is gone."""
@@ -312,7 +313,7 @@ class Registry:
         """The pairing code on show."""
         with _converted():
             text = await self._client.get(qr_key(session))
-        return None if text is None else PairingOffer.model_validate_json(text)
+            return None if text is None else PairingOffer.model_validate_json(text)
 
     # --- Streams
 
@@ -423,16 +424,18 @@ def _converted() -> Iterator[None]:
         yield
     except (TimeoutError, RedisError, OSError) as error:
         raise RegistryUnavailableError(f"Redis: {error}") from error
-    except (ValidationError, json.JSONDecodeError) as error:
+    except ValueError as error:  # pydantic's and json's errors among them
         raise RegistryUnavailableError(f"Redis holds a value that is not ours: {error}") from error
 
 
-def _client(url: str, password: str | None) -> redis.Redis:
+def _client(url: str, password: str | None) -> tuple[redis.Redis, Iterable[redis.Redis]]:
+    """The client of an address, and those that it finds its server with."""
     parts = urlsplit(url)
     scheme, plus, form = parts.scheme.partition("+")
-    if scheme not in {"redis", "rediss", "unix"} or (plus and form not in {"sentinel", "cluster"}):
+    known = scheme in {"redis", "rediss", "unix"} and (not plus or form in {"sentinel", "cluster"})
+    if not known or not url.startswith(f"{parts.scheme}://"):
         raise ValueError(
-            f"{parts.scheme}:// is not a Redis URL: use redis://, rediss://, redis+sentinel:// or redis+cluster://"
+            f"{parts.scheme}: does not begin a Redis URL: use redis://, rediss://, redis+sentinel:// or redis+cluster://"
         )
     options: dict[str, Any] = {
         "decode_responses": True,
@@ -450,16 +453,17 @@ def _client(url: str, password: str | None) -> redis.Redis:
         sentinel = Sentinel(  # type: ignore[no-untyped-call]  # redis-py leaves this one constructor without types
             nodes, sentinel_kwargs={"password": secret}, ssl=scheme == "rediss", **options
         )
-        return cast("redis.Redis", sentinel.master_for(service, password=secret, db=int(database or 0)))
+        master = sentinel.master_for(service, password=secret, db=int(database or 0))
+        return cast("redis.Redis", master), sentinel.sentinels
     if form == "cluster":
         plain = urlunsplit((scheme, parts.netloc, parts.path, parts.query, ""))
         cluster = redis.RedisCluster.from_url(plain, password=secret, **options)
         # The two classes share the commands used here, but no base that says so.
-        return cast("redis.Redis", cluster)
+        return cast("redis.Redis", cluster), ()
     retry = Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), retries=2)
     if parts.password is None and password is not None:
         options["password"] = password
-    return redis.Redis.from_url(url, retry=retry, **options)
+    return redis.Redis.from_url(url, retry=retry, **options), ()
 
 
 def _host_port(text: str, default: int) -> tuple[str, int]:

@@ -512,6 +512,8 @@ class Session:
             case "codesUsedUp":
                 if self.stage is Stage.PAIRING:
                     await self._show_code(renew=True)
+            case "sending":
+                _remember(self._sent, event["id"])
             case "message":
                 self._hear_message(event["message"])
             case "ack":
@@ -740,7 +742,6 @@ class Session:
                 raise
             metrics.processing.observe(time.monotonic() - started)
         metrics.sent.labels("sent").inc()
-        _remember(self._sent, sent["id"])
         self._last_activity = time.time()
         return sent
 

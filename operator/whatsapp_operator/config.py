@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from session_worker.contract import BROWSER_URL
 from session_worker.environment import Environment
 
 
@@ -22,6 +23,8 @@ class OperatorConfig:
     worker_secret: str | None
     """Secret in each pool's namespace whose keys become environment variables of the workers."""
     worker_service_account: str | None
+    browser_url: str
+    """WhatsApp Web, for pools that name no address."""
     host: str
     port: int
     """Health and readiness."""
@@ -36,15 +39,16 @@ class OperatorConfig:
             ConfigurationError: Names each variable that is wrong.
         """
         env = Environment(variables)
-        redis_url = env.text("REDIS_URL")
+        redis_url = env.redis("REDIS_URL")
         config = cls(
             redis_url=redis_url,
             redis_password=env.optional("REDIS_PASSWORD"),
             namespaces=tuple(env.text("WATCH_NAMESPACES", "").replace(",", " ").split()),
             worker_image=env.text("WORKER_IMAGE"),
-            worker_redis_url=env.text("WORKER_REDIS_URL", redis_url),
+            worker_redis_url=env.redis("WORKER_REDIS_URL", redis_url),
             worker_secret=env.optional("WORKER_SECRET"),
             worker_service_account=env.optional("WORKER_SERVICE_ACCOUNT"),
+            browser_url=env.address("BROWSER_URL", BROWSER_URL),
             host=env.text("HOST", "0.0.0.0"),  # noqa: S104  # a pod's port is reached on the pod's own address
             port=env.integer("PORT", 8080, low=1, high=65535),
             metrics_port=env.integer("PROMETHEUS_PORT", 9090, low=1, high=65535),

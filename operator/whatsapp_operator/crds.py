@@ -6,6 +6,7 @@ has beside its schema: names, printer columns, subresources. Must not hold anyth
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 from typing import Any
@@ -189,11 +190,22 @@ def render() -> dict[str, str]:
 
 
 def main() -> None:
-    """Write the files into the directory named on the command line."""
-    directory = Path(sys.argv[1])
+    """Write the files into the directory named on the command line; with `--check` only compare them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--check", action="store_true", help="fail when a file differs from what would be written")
+    arguments = parser.parse_args()
+    stale = []
     for name, text in render().items():
-        (directory / name).write_text(text)
-        sys.stdout.write(f"{directory / name}\n")
+        path = arguments.directory / name
+        if path.exists() and path.read_text() == text:
+            continue
+        stale.append(str(path))
+        if not arguments.check:
+            path.write_text(text)
+    if stale and arguments.check:
+        sys.exit(f"{', '.join(stale)} differ from the models: run `make crds`")
+    sys.stdout.write(f"written: {', '.join(stale)}\n" if stale else "the definitions are up to date\n")
 
 
 if __name__ == "__main__":

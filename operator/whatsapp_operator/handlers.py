@@ -37,6 +37,7 @@ async def start(settings: kopf.OperatorSettings, memo: Any, **_: Any) -> None:
         redis_url=config.worker_redis_url,
         secret_name=config.worker_secret,
         service_account=config.worker_service_account,
+        browser_url=config.browser_url,
     )
     memo.reconciler = Reconciler(memo.cluster, memo.registry, defaults, metrics)
     memo.probes = ProbeServer(memo.reconciler.pulse, metrics, config)

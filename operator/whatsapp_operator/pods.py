@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from session_worker.contract import CONTROL_PORT, GROUP, METRICS_PORT, VERSION
+from session_worker.contract import BROWSER_URL, CONTROL_PORT, GROUP, METRICS_PORT, VERSION
 from whatsapp_operator.resources import PoolSpec, parse_duration
 
 Manifest = dict[str, Any]
@@ -40,6 +40,8 @@ class WorkerDefaults:
     secret_name: str | None = None
     """Secret in the pool's namespace whose keys become environment variables: REDIS_PASSWORD, WORKER_TOKEN."""
     service_account: str | None = None
+    browser_url: str = BROWSER_URL
+    """For pools that name none."""
 
 
 def pool_selector(pool: str) -> dict[str, str]:
@@ -176,7 +178,7 @@ def _environment(spec: PoolSpec, defaults: WorkerDefaults, drain: int) -> list[M
         "MAX_SESSIONS_PER_INSTANCE": str(spec.sessions_per_worker),
         "DRAIN_TIMEOUT_SECONDS": str(drain),
         "PROFILE_DIR": _PROFILES,
-        "BROWSER_URL": spec.browser.url,
+        "BROWSER_URL": spec.browser.url or defaults.browser_url,
         "BROWSER_SANDBOX": str(spec.browser.sandbox).lower(),
         "BROWSER_ARGS": json.dumps(spec.browser.args),
         **({"BROWSER_EXECUTABLE": spec.browser.executable} if spec.browser.executable else {}),

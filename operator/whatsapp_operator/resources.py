@@ -381,8 +381,9 @@ class Browser(Resource):
     args: Annotated[list[Annotated[str, Field(pattern=r"^--[a-zA-Z0-9]", max_length=1024)]], Field(max_length=64)] = (
         Field([], description="Arguments added to the worker's own.")
     )
-    url: Annotated[str, Field(pattern=r"^https?://[^\s]+$", max_length=2048)] = Field(
-        "https://web.whatsapp.com/", description="Address of WhatsApp Web."
+    url: Annotated[str, Field(pattern=r"^https?://[^\s]+$", max_length=2048)] | None = Field(
+        None,
+        description="Address of WhatsApp Web. Absent: the operator's BROWSER_URL, else https://web.whatsapp.com/.",
     )
     sandbox: bool = Field(
         default=False,
