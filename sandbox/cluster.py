@@ -221,6 +221,7 @@ class Sandbox:
             {
                 **common,
                 "WORKER_IMAGE": "whatsapp-worker",
+                "POD_NAME": "operator",
                 "BROWSER_URL": f"{whatsapp_url}/",
                 "PORT": str(operator_port),
                 "PROMETHEUS_PORT": str(operator_metrics),

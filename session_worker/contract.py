@@ -106,6 +106,10 @@ REVISION_FIELD = "revision"
 """Field of `assigned_key()`. No session key can equal it, because those hold a slash."""
 
 
+TERM_FIELD = "term"
+"""Field of `assigned_key()` with the term of the leader that published; likewise no session key."""
+
+
 def wake_key(worker: WorkerKey) -> str:
     """Stream of one entry by which the operator says that `assigned_key()` changed. Losing it costs one poll."""
     return f"wa:wake:{{{worker}}}"

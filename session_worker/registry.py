@@ -28,6 +28,7 @@ from session_worker.contract import (
     INBOUND_MAX_EVENTS,
     REVISION_FIELD,
     STREAM_MAX_EVENTS,
+    TERM_FIELD,
     Assignment,
     Beat,
     Delivery,
@@ -88,6 +89,7 @@ return 1
 """
 )
 _PUBLISH = """
+if tonumber(ARGV[4]) < tonumber(redis.call('HGET', KEYS[1], ARGV[3]) or '0') then return -1 end
 local stored = tonumber(redis.call('HGET', KEYS[1], ARGV[1]) or '0')
 if tonumber(ARGV[2]) <= stored then return stored end
 redis.call('DEL', KEYS[1])
@@ -95,7 +97,8 @@ redis.call('HSET', KEYS[1], ARGV[1], ARGV[2], unpack(ARGV, 3))
 redis.call('XADD', KEYS[2], 'MAXLEN', '1', '*', 'revision', ARGV[2])
 return 0
 """
-"""Replaces a worker's desired set unless a later one is there; answers 0, or the number of the later one."""
+"""Replaces a worker's desired set unless a later one is there; answers 0, the number of the later one, or -1 when a
+leader of a later term wrote it."""
 
 
 _MEMORY_AGE = """
@@ -119,12 +122,18 @@ class RegistryUnavailableError(Exception):
     """Redis cannot be reached or does not answer: try again later."""
 
 
+class SupersededError(Exception):
+    """An operator of a later term has published: this one is no leader any more."""
+
+
 @dataclass(frozen=True, slots=True)
 class Publication:
     """What a worker is to run."""
 
     revision: int
     assignments: Mapping[SessionKey, Assignment]
+    term: int = 0
+    """Of the leader that published it."""
 
 
 class Registry:
@@ -218,12 +227,18 @@ class Registry:
 
         Returns:
             0, or the revision of a later publication, which then stays.
+
+        Raises:
+            SupersededError: A leader of a later term has published for this worker.
         """
-        fields: list[str | int] = [REVISION_FIELD, publication.revision]
+        fields: list[str | int] = [REVISION_FIELD, publication.revision, TERM_FIELD, publication.term]
         for session, assignment in publication.assignments.items():
             fields += [str(session), assignment.to_json()]
         with _converted():
-            return int(await self._publish(keys=[assigned_key(worker), wake_key(worker)], args=fields))
+            later = int(await self._publish(keys=[assigned_key(worker), wake_key(worker)], args=fields))
+        if later < 0:
+            raise SupersededError(f"a leader after term {publication.term} has published for worker {worker}")
+        return later
 
     async def revisions(self, workers: Iterable[WorkerKey]) -> dict[WorkerKey, int]:
         """The number of each worker's desired set; 0 where there is none."""
@@ -243,10 +258,11 @@ class Registry:
             fields = await cast("Awaitable[dict[str, str]]", self._client.hgetall(assigned_key(worker)))
             if REVISION_FIELD not in fields:
                 return None
-            revision = int(fields.pop(REVISION_FIELD))
+            revision, term = int(fields.pop(REVISION_FIELD)), int(fields.pop(TERM_FIELD, 0))
             return Publication(
                 revision,
                 {SessionKey.parse(key): Assignment.model_validate_json(text) for key, text in fields.items()},
+                term,
             )
 
     async def wait_for_wake(self, worker: WorkerKey, *, after: str, idle: float) -> str:
@@ -288,6 +304,18 @@ class Registry:
                 pipeline.hgetall(session_key(key))
             answers: list[dict[str, str]] = await pipeline.execute()
             return {key: RuntimeState.from_fields(fields) for key, fields in zip(keys, answers, strict=True) if fields}
+
+    async def missing(self, sessions: Iterable[SessionKey]) -> set[SessionKey]:
+        """Those of which nothing is known: nobody has told yet, or Redis has lost it."""
+        keys = list(sessions)
+        if not keys:
+            return set()
+        with _converted():
+            pipeline = self._client.pipeline(transaction=False)
+            for key in keys:
+                pipeline.exists(session_key(key))
+            answers = await pipeline.execute()
+        return {key for key, there in zip(keys, answers, strict=True) if not there}
 
     async def forget_session(self, session: SessionKey) -> None:
         """Remove everything kept of a session that is gone."""

@@ -20,13 +20,16 @@ def main() -> None:
     except ConfigurationError as error:
         sys.exit(f"configuration: {error}")
     logs.configure("operator", config.log_level)
+    memo = kopf.Memo()
     kopf.run(
         registry=kopf.get_default_registry(),
         standalone=True,
         clusterwide=not config.namespaces,
         namespaces=config.namespaces,
-        memo=kopf.Memo(),
+        memo=memo,
     )
+    if memo.get("superseded"):
+        sys.exit("the lease was lost: another operator leads")
 
 
 if __name__ == "__main__":

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import socket
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from kubeclient import own_namespace
 from session_worker.contract import BROWSER_URL
 from session_worker.environment import Environment
 
@@ -23,6 +26,10 @@ class OperatorConfig:
     worker_secret: str | None
     """Secret in each pool's namespace whose keys become environment variables of the workers."""
     worker_service_account: str | None
+    lease: tuple[str, str] | None
+    """Namespace and name of the Lease that makes one of several operators the leader; None: there is only one."""
+    identity: str
+    """Who this process is in the Lease."""
     browser_url: str
     """WhatsApp Web, for pools that name no address."""
     host: str
@@ -48,6 +55,13 @@ class OperatorConfig:
             worker_redis_url=env.redis("WORKER_REDIS_URL", redis_url),
             worker_secret=env.optional("WORKER_SECRET"),
             worker_service_account=env.optional("WORKER_SERVICE_ACCOUNT"),
+            lease=(
+                (env.text("LEASE_NAMESPACE", own_namespace()), env.text("LEASE_NAME", "whatsapp-operator"))
+                if env.flag("LEADER_ELECTION", default=True)
+                else None
+            ),
+            # A pod's containers run one after the other, so the pod's name is one process at a time.
+            identity=env.text("POD_NAME", f"{socket.gethostname()}_{uuid.uuid4()}"),
             browser_url=env.address("BROWSER_URL", BROWSER_URL),
             host=env.text("HOST", "0.0.0.0"),  # noqa: S104  # a pod's port is reached on the pod's own address
             port=env.integer("PORT", 8080, low=1, high=65535),

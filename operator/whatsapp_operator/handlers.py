@@ -8,7 +8,10 @@ objects, keeps no annotations and blocks no deletion; retries are the reconciler
 
 from __future__ import annotations
 
+import asyncio
 import os
+import signal
+import time
 from typing import Any
 
 import kopf
@@ -18,6 +21,7 @@ from session_worker.contract import GROUP, POOL_PLURAL, SESSION_PLURAL, VERSION
 from session_worker.registry import Registry
 from whatsapp_operator.cluster import POD_SELECTOR, Cluster, Kind
 from whatsapp_operator.config import OperatorConfig
+from whatsapp_operator.leader import Alone, Authority, Elector
 from whatsapp_operator.metrics import OperatorMetrics
 from whatsapp_operator.pods import WorkerDefaults
 from whatsapp_operator.probes import ProbeServer
@@ -31,7 +35,8 @@ async def start(settings: kopf.OperatorSettings, memo: Any, **_: Any) -> None:
     configure(settings)
     metrics = OperatorMetrics()
     memo.registry = Registry.connect(config.redis_url, config.redis_password)
-    memo.cluster = Cluster(await KubeClient.connect(), config.namespaces)
+    client = await KubeClient.connect()
+    memo.cluster = Cluster(client, config.namespaces)
     defaults = WorkerDefaults(
         image=config.worker_image,
         redis_url=config.worker_redis_url,
@@ -39,10 +44,32 @@ async def start(settings: kopf.OperatorSettings, memo: Any, **_: Any) -> None:
         service_account=config.worker_service_account,
         browser_url=config.browser_url,
     )
-    memo.reconciler = Reconciler(memo.cluster, memo.registry, defaults, metrics)
-    memo.probes = ProbeServer(memo.reconciler.pulse, metrics, config)
+    memo.elector = None
+    authority: Authority = Alone(int(time.time()))
+    if config.lease is not None:
+        namespace, name = config.lease
+        memo.elector = authority = Elector(client, namespace=namespace, name=name, identity=config.identity)
+    memo.reconciler = Reconciler(memo.cluster, memo.registry, defaults, metrics=metrics, authority=authority)
+    memo.probes = ProbeServer(memo.reconciler.pulse, memo.elector, metrics, config)
     await memo.probes.start()
+    memo.superseded = False
+    memo.governor = asyncio.create_task(_govern(memo, metrics), name="governor")
+
+
+async def _govern(memo: Any, metrics: OperatorMetrics) -> None:
+    """Let the reconciler run while this process leads; a leader that is none any more ends."""
+    elector: Elector | None = memo.elector
+    if elector is not None:
+        elector.start()
+        await elector.elected.wait()
+    metrics.leader.set(1)
     memo.reconciler.start()
+    if elector is not None:
+        await elector.lost.wait()
+        metrics.leader.set(0)
+        await memo.reconciler.stop()
+        memo.superseded = True
+        os.kill(os.getpid(), signal.SIGTERM)  # kopf ends in order; a new process stands for election again
 
 
 def configure(settings: kopf.OperatorSettings) -> None:
@@ -63,7 +90,11 @@ def configure(settings: kopf.OperatorSettings) -> None:
 @kopf.on.cleanup()
 async def stop(memo: Any, **_: Any) -> None:
     """Stop what `start` has started, in reverse."""
+    memo.governor.cancel()
+    await asyncio.gather(memo.governor, return_exceptions=True)
     await memo.reconciler.stop()
+    if memo.elector is not None:
+        await memo.elector.stop()
     await memo.probes.stop()
     await memo.cluster.aclose()
     await memo.registry.aclose()

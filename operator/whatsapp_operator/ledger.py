@@ -93,17 +93,24 @@ class Ledger:
         return cleared(self._pages.get(worker, Page()), heartbeat)
 
     async def publish(
-        self, worker: WorkerKey, desired: Desired, on_record: Iterable[SessionKey], heartbeat: Heartbeat | None
+        self,
+        worker: WorkerKey,
+        desired: Desired,
+        on_record: Iterable[SessionKey],
+        heartbeat: Heartbeat | None,
+        *,
+        term: int,
     ) -> None:
-        """Make `desired` the worker's set, if it is not already; see `turn`.
+        """Make `desired` the worker's set, if it is not already; see `turn`. `term` is the leader's.
 
         Raises:
             RegistryUnavailableError: Redis cannot be written.
+            SupersededError: A leader of a later term has published for this worker.
         """
         before = self._pages.get(worker, Page())
         after = turn(before, desired, on_record, heartbeat, clock=int(time.time() * 1000))
         if after.revision != before.revision:
-            later = await self._registry.publish(worker, Publication(after.revision, after.assignments))
+            later = await self._registry.publish(worker, Publication(after.revision, after.assignments, term))
             if later:
                 # Another leader was faster; the next refresh reads what it wrote.
                 self._pages.pop(worker, None)

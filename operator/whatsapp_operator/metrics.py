@@ -28,6 +28,7 @@ class OperatorMetrics:
         self._pending = gauge("whatsapp_pending_sessions", "Sessions that wait for a place.")
         self._capacity = gauge("whatsapp_pool_capacity", "Places of a pool's ready workers.")
         self._workers = gauge("whatsapp_pool_workers", "Workers of a pool by state.", "state")
+        self.leader = Gauge("whatsapp_operator_leader", "1 while this process leads.", registry=self.registry)
         self.actions = Counter("whatsapp_operator_actions", "Actions carried out.", ("action",), registry=self.registry)
         self.errors = Counter("whatsapp_operator_errors", "Actions that failed.", ("action",), registry=self.registry)
         self.cycle = Histogram(

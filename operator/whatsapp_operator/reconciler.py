@@ -23,10 +23,11 @@ from datetime import datetime
 from kubeclient import ConflictError, KubernetesError, NotFoundError, Object, RejectedError, UnavailableError
 from session_worker.contract import WAHA_STATUS, Assignment, InboundEvent, Phase, SessionKey, WorkerKey
 from session_worker.logs import fields
-from session_worker.registry import Registry, RegistryUnavailableError
+from session_worker.registry import Registry, RegistryUnavailableError, SupersededError
 from whatsapp_operator import observation, planner
 from whatsapp_operator.cluster import Cluster, Kind
 from whatsapp_operator.fleet import Life, PoolKey, Session
+from whatsapp_operator.leader import Authority
 from whatsapp_operator.ledger import Ledger
 from whatsapp_operator.metrics import OperatorMetrics
 from whatsapp_operator.observer import KnownPool, KnownSession, Observer, View
@@ -70,6 +71,8 @@ class Pulse:
     """`time.monotonic()` of the last cycle that went through."""
     problem: str = "the first cycle has not ended yet"
     """Why the last cycle failed; empty when it did not."""
+    seen: float | None = None
+    """`time.monotonic()` of the last event of a watch."""
 
 
 class Reconciler:
@@ -80,10 +83,13 @@ class Reconciler:
         cluster: Cluster,
         registry: Registry,
         defaults: WorkerDefaults,
+        *,
         metrics: OperatorMetrics,
+        authority: Authority,
         policy: Policy | None = None,
     ) -> None:
         self.pulse = Pulse()
+        self._authority = authority
         self._cluster = cluster
         self._registry = registry
         self._metrics = metrics
@@ -101,6 +107,7 @@ class Reconciler:
 
     def start(self) -> None:
         """Start the loop and the reader of the workers' events."""
+        self.pulse.cycled = time.monotonic()
         loops = {"reconciler": self._run(), "events": self._listen()}
         self._tasks = [asyncio.create_task(loop, name=name) for name, loop in loops.items()]
 
@@ -113,6 +120,7 @@ class Reconciler:
 
     def see(self, kind: Kind, item: Object, *, deleted: bool) -> None:
         """Take in an event of a watch."""
+        self.pulse.seen = time.monotonic()
         if self._cluster.see(kind, item, deleted=deleted):
             self._wake.set()
 
@@ -140,7 +148,7 @@ class Reconciler:
                 self._metrics.last_cycle.set_to_current_time()
                 self.pulse.cycled, self.pulse.problem = time.monotonic(), ""
                 failures = 0
-            except (KubernetesError, RegistryUnavailableError) as error:
+            except (KubernetesError, RegistryUnavailableError, SupersededError) as error:
                 log.warning("A cycle failed and is tried again", extra=fields(error=error))
                 await self._recover(error, failures)
                 failures += 1
@@ -171,7 +179,10 @@ class Reconciler:
         Raises:
             KubernetesError: The API failed; what was not done is done in the next cycle.
             RegistryUnavailableError: Redis failed, likewise.
+            SupersededError: Another operator leads, whether or not the lease says so yet.
         """
+        if not self._authority.leads:
+            raise SupersededError("the lease has run out")
         view = await self._observer.observe()
         plan = planner.plan(view.fleet, self._policy, view.now)
         self._metrics.show(view.fleet, plan)
@@ -210,6 +221,11 @@ class Reconciler:
 
     async def _guarded(self, name: str, step: Coroutine[None, None, None], failures: list[Exception]) -> None:
         async with self._slots:
+            if not self._authority.leads:
+                # Asked before every step: this process may have been paused since the last one.
+                step.close()
+                failures.append(SupersededError("the lease has run out"))
+                return
             try:
                 await step
             except (ConflictError, NotFoundError) as error:
@@ -219,7 +235,7 @@ class Reconciler:
             except RejectedError as error:
                 self._metrics.errors.labels(name).inc()
                 log.warning("The API refused an action", extra=fields(action=name, error=error.message))
-            except (UnavailableError, RegistryUnavailableError) as error:
+            except (UnavailableError, RegistryUnavailableError, SupersededError) as error:
                 self._metrics.errors.labels(name).inc()
                 failures.append(error)
 
@@ -336,9 +352,12 @@ class Reconciler:
             on_record.setdefault(owner, []).append(known.session.key)
             if not known.session.releasing:
                 desired.setdefault(owner, {})[known.session.key] = observation.assignment_of(known.session, known.spec)
+        term = self._authority.term
         for key, worker in view.fleet.workers.items():
             if worker.life is not Life.ENDED:
-                await self._ledger.publish(key, desired.get(key, {}), on_record.get(key, ()), worker.heartbeat)
+                await self._ledger.publish(
+                    key, desired.get(key, {}), on_record.get(key, ()), worker.heartbeat, term=term
+                )
 
     async def _tend_pool(self, view: View, plan: Plan, key: PoolKey, known: KnownPool) -> None:
         """Write a pool's status and see to its disruption budget."""
