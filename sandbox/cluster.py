@@ -215,19 +215,7 @@ class Sandbox:
         )
         self.access.save()
         common = {"KUBECONFIG": self.access.kubeconfig, "REDIS_URL": redis_url, "HOST": _HOST}
-        self.operator = Part(
-            "operator",
-            "whatsapp_operator",
-            {
-                **common,
-                "WORKER_IMAGE": "whatsapp-worker",
-                "POD_NAME": "operator",
-                "BROWSER_URL": f"{whatsapp_url}/",
-                "PORT": str(operator_port),
-                "PROMETHEUS_PORT": str(operator_metrics),
-            },
-            self._directory,
-        )
+        self.operator = self._operator("operator", operator_port, operator_metrics)
         self.gateway = Part(
             "gateway",
             "gateway",
@@ -263,6 +251,28 @@ class Sandbox:
                 shutil.rmtree(found)
             elif found != lock:
                 found.unlink()
+
+    def _operator(self, name: str, port: int, metrics_port: int) -> Part:
+        assert self.access is not None
+        environment = {
+            "KUBECONFIG": self.access.kubeconfig,
+            "REDIS_URL": self.access.redis_url,
+            "HOST": _HOST,
+            "WORKER_IMAGE": "whatsapp-worker",
+            "POD_NAME": name,
+            "BROWSER_URL": f"{self.access.whatsapp_url}/",
+            "PORT": str(port),
+            "PROMETHEUS_PORT": str(metrics_port),
+        }
+        return Part(name, "whatsapp_operator", environment, self._directory)
+
+    async def another_operator(self) -> Part:
+        """Start a second operator, which stands by. Stop it before the sandbox."""
+        port, metrics_port = free_ports(2)
+        part = self._operator("second-operator", port, metrics_port)
+        await part.start()
+        await self._wait_for(f"http://{_HOST}:{port}/readyz", part)
+        return part
 
     async def aclose(self) -> None:
         """Stop everything, the last started first; no process stays behind."""
@@ -338,8 +348,8 @@ class Sandbox:
 
     async def _is_established(self, path: str) -> bool:
         assert self.client is not None
-        conditions = (await self.client.get(path)).get("status", {}).get("conditions", [])
-        return any(item["type"] == "Established" and item["status"] == "True" for item in conditions)
+        conditions = (await self.client.get(path)).get("status", {}).get("conditions")  # null at first
+        return any(item["type"] == "Established" and item["status"] == "True" for item in conditions or [])
 
     async def _wait_for(self, url: str, part: Part) -> None:
         """Return when a part says that it is ready."""
