@@ -28,9 +28,9 @@ from sandbox.kube.controllers.network import DisruptionBudgets, ServiceEndpoints
 from sandbox.kube.controllers.workloads import Deployments, ReplicaSets
 from sandbox.kube.crd import DEFINITIONS
 from sandbox.kube.crd_rules import validate_definition
-from sandbox.kube.resources import Catalog
+from sandbox.kube.resources import Catalog, StorageKey
 from sandbox.kube.server import Server
-from sandbox.kube.store import Store
+from sandbox.kube.store import Event, Store
 
 JsonObject = dict[str, Any]
 
@@ -96,6 +96,13 @@ class KubeStandIn:
 
     async def start(self) -> None:
         """Fill in what every cluster has, and listen."""
+        populated = asyncio.Event()
+
+        def notice(storage: StorageKey, event: Event) -> None:
+            if storage == ("", "serviceaccounts") and event.stored.key == ("default", "default"):
+                populated.set()
+
+        self.store.listeners.append(notice)
         self._manager.start()
         self._bootstrap()
         self._runner = web.ServerRunner(web.Server(self._server.handle, access_log=None))
@@ -105,8 +112,8 @@ class KubeStandIn:
         self._port = self._runner.addresses[0][1]
         self._server.address = f"{self._host}:{self._port}"
         # The controllers give the namespaces their contents before the first client looks.
-        while self.store.get(("", "serviceaccounts"), ("default", "default")) is None:
-            await asyncio.sleep(0)
+        await populated.wait()
+        self.store.listeners.remove(notice)
 
     async def aclose(self) -> None:
         """Stop listening, end all streams and controllers."""

@@ -259,7 +259,10 @@ class Api(Reader):
             errors = validate_metadata_update(obj["metadata"], old["metadata"])
         if resource.custom:
             errors += strategy.judge_custom(resource, obj, old, subresource)
-        elif subresource != "status" and resource.hooks.validate is not None:
+        elif subresource == "status":
+            if resource.hooks.validate_status is not None:
+                errors += resource.hooks.validate_status(obj)
+        elif resource.hooks.validate is not None:
             errors += resource.hooks.validate(obj, old)
         if not subresource and (more := self.validators.get(resource.storage)) is not None:
             errors += more(obj, old)
@@ -370,8 +373,8 @@ def _require_preconditions(resource: Resource, value: JsonObject, options: Delet
         raise conflict(resource.group, resource.kind, meta["name"], why)
     if options.resource_version and options.resource_version != meta["resourceVersion"]:
         why = (
-            f"the ResourceVersion in the precondition ({options.resource_version}) does not match the ResourceVersion in "
-            f"record ({meta['resourceVersion']}). The object might have been modified"
+            f"the ResourceVersion in the precondition ({options.resource_version}) does not match the ResourceVersion "
+            f"in record ({meta['resourceVersion']}). The object might have been modified"
         )
         raise conflict(resource.group, resource.kind, meta["name"], why)
 

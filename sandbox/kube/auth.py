@@ -246,9 +246,9 @@ class Authorizer:
             return True, ""
         for grant in self.grants(identity):
             # A RoleBinding grants nothing outside its namespace, so nothing on paths either.
-            if not grant.namespace or (grant.namespace == asked.namespace and not asked.path):
-                if any(_rule_covers(rule, asked) for rule in grant.rules):
-                    return True, grant.reason
+            reaches = not grant.namespace or (grant.namespace == asked.namespace and not asked.path)
+            if reaches and any(_rule_covers(rule, asked) for rule in grant.rules):
+                return True, grant.reason
         return False, ""
 
     def grants(self, identity: Identity) -> list[Grant]:

@@ -132,7 +132,7 @@ def _core() -> Iterable[Resource]:
             "spec.nodeName", "spec.restartPolicy", "spec.schedulerName", "spec.serviceAccountName", "spec.hostNetwork",
             "status.phase", "status.podIP", "status.nominatedNodeName",
         ),
-        hooks=Hooks(defaulting.pod, rules.prepare_pod, rules.validate_pod),
+        hooks=Hooks(defaulting.pod, rules.prepare_pod, rules.validate_pod, rules.validate_pod_status),
     )  # fmt: skip
     yield _row(
         "", "v1", "nodes", "Node", "no",
@@ -253,7 +253,8 @@ def _policies() -> Iterable[Resource]:
     )  # fmt: skip
     yield _row(
         "scheduling.k8s.io", "v1", "priorityclasses", "PriorityClass", "pc",
-        namespaced=False, generation=True, hooks=Hooks(defaulting.priority_class, validate=rules.validate_priority_class),
+        namespaced=False, generation=True,
+        hooks=Hooks(defaulting.priority_class, validate=rules.validate_priority_class),
     )  # fmt: skip
     yield _row(
         "storage.k8s.io", "v1", "storageclasses", "StorageClass", "sc",

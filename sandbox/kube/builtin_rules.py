@@ -1,12 +1,14 @@
 """What the server itself sets on built-in kinds, and the essentials of their validation.
 
 Owns the rules behind messages that people meet when a manifest is wrong, after k8s.io/kubernetes
-`pkg/apis/*/validation` and `pkg/registry/*/strategy.go`. Pure but for changing the object that `prepare_*` functions are given.
+`pkg/apis/*/validation` and `pkg/registry/*/strategy.go`. Pure but for changing the object that `prepare_*` functions
+are given.
 """
 
 from __future__ import annotations
 
 import base64
+import ipaddress
 import re
 from collections.abc import Callable, Iterator
 from typing import Any, Final
@@ -240,6 +242,31 @@ def _without_mutable(spec: JsonObject) -> JsonObject:
         if spec.get(field):
             result[field] = [{**container, "image": ""} for container in spec[field]]
     return result
+
+
+def validate_pod_status(obj: JsonObject) -> list[FieldError]:
+    """A pod has one address of each family at most."""
+    return list(_addresses((obj.get("status") or {}).get("podIPs") or []))
+
+
+def _addresses(given: list[JsonObject]) -> Iterator[FieldError]:
+    texts = [str(item.get("ip")) for item in given]
+    families = [ipaddress.ip_address(text).version for text in texts if _is_address(text)]
+    for index, text in enumerate(texts):
+        if not _is_address(text):
+            wanted = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"
+            yield invalid_value(f"status.podIPs[{index}]", text, wanted)
+    if len(families) != len(set(families)):
+        shown = [{"IP": text} for text in texts]
+        yield invalid_value("status.podIPs", shown, "may specify no more than one IP for each IP family")
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def validate_pod(obj: JsonObject, old: JsonObject | None) -> list[FieldError]:

@@ -38,10 +38,12 @@ from sandbox.kube.schema import MISSING, Rule, Schema
 from sandbox.kube.validation import json_equal, list_key
 
 _NO_PATH: Final = "<nil>"
-_KEYWORDS: Final = frozenset(
-    ("true", "false", "null", "in", "as", "break", "const", "continue", "else", "for", "function", "if", "import")
-    + ("let", "loop", "package", "namespace", "return", "var", "void", "while")
-)
+# fmt: off
+_KEYWORDS: Final = frozenset((
+    "true", "false", "null", "in", "as", "break", "const", "continue", "else", "for", "function", "if", "import",
+    "let", "loop", "package", "namespace", "return", "var", "void", "while",
+))
+# fmt: on
 _STRING_LITERAL: Final = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
 _OLD_SELF: Final = re.compile(r"(?<![.\w])oldSelf\b")
 _IDENTIFIER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -363,11 +365,11 @@ def _run_rules(value: Any, schema: Schema, old: Any, path: str, *, root: bool) -
                 former = _convert(old, schema, root=root)
             raw = None if former is MISSING else former
             values |= {"oldSelf": raw, "rawOldSelf": raw, "hasOldSelf": former is not MISSING}
-        yield from _run_rule(rule, program, values, value, schema, path)
+        yield from _run_rule(rule, program, values, value, schema=schema, path=path)
 
 
 def _run_rule(
-    rule: Rule, program: _Program, values: dict[str, Any], value: Any, schema: Schema, path: str
+    rule: Rule, program: _Program, values: dict[str, Any], value: Any, *, schema: Schema, path: str
 ) -> Iterator[FieldError]:
     here = path or _NO_PATH
     label = (rule.message or rule.rule).strip()

@@ -24,8 +24,8 @@ _AGE: Final = Column(
     path=".metadata.creationTimestamp",
     description=(
         "CreationTimestamp is a timestamp representing the server time when this object was created. It is not "
-        "guaranteed to be set in happens-before order across separate operations. Clients may not set this value. It is "
-        "represented in RFC3339 form and is in UTC."
+        "guaranteed to be set in happens-before order across separate operations. Clients may not set this value. It "
+        "is represented in RFC3339 form and is in UTC."
     ),
 )
 

@@ -1,6 +1,7 @@
 """Which CustomResourceDefinitions are accepted: names, versions, structural schemas, CEL rules, columns, subresources.
 
-Pure. Follows k8s.io/apiextensions-apiserver `pkg/apis/apiextensions/validation` and `pkg/apiserver/schema/validation.go`.
+Pure. Follows k8s.io/apiextensions-apiserver `pkg/apis/apiextensions/validation` and
+`pkg/apiserver/schema/validation.go`.
 The estimated cost of CEL rules is not computed: a rule over lists and strings without bounds passes here, and the real
 server may refuse it as too expensive.
 """
@@ -216,7 +217,10 @@ class _SchemaChecker:
             if name == "metadata" and level == "root":
                 extra = {key for key in child if key not in {"type", "description", "properties"}}
                 if extra or set(child.get("properties") or {}) - {"name", "generateName"}:
-                    text = "must not specify anything other than name and generateName, but metadata is implicitly specified"
+                    text = (
+                        "must not specify anything other than name and generateName, but metadata is implicitly "
+                        "specified"
+                    )
                     yield forbidden_field(where, text)
                 continue
             yield from self._node(child, where, level="field", correlatable=correlatable)
@@ -296,7 +300,10 @@ class _SchemaChecker:
                 text = "entries must all be names of item properties"
                 yield invalid_value(f"{path}.x-kubernetes-list-map-keys", keys, text)
             elif key not in (items.get("required") or []) and properties[key].get("default") is None:
-                text = "this property is in x-kubernetes-list-map-keys, so it must have a default or be a required property"
+                text = (
+                    "this property is in x-kubernetes-list-map-keys, so it must have a default or be a required "
+                    "property"
+                )
                 yield required(f"{path}.items.properties[{key}].default", text)
 
     def _value_rules(self, raw: JsonObject, path: str) -> Iterator[FieldError]:
@@ -339,8 +346,8 @@ class _SchemaChecker:
         unknown: list[str] = []
         prune(default, schema, unknown)
         if unknown:
-            yield invalid_value(f"{path}.default", default, f"must not have unknown fields: {', '.join(unknown)}")
-        for error in validate(default, schema, root=""):
+            yield invalid_value(f"{path}.default", default, "must not have unknown fields")
+        for error in validate(default, schema, root="", int_or_string=False):
             yield replace(error, path=f"{path}.default{_below(error.path)}")
 
     def _cel(self, raw: JsonObject, path: str, *, correlatable: bool) -> Iterator[FieldError]:

@@ -33,7 +33,8 @@ def require_object(body: Any, resource: Resource) -> JsonObject:
     if resource.custom and "kind" not in body:
         text = go_json(body)
         raise bad_request(
-            f"the object provided is unrecognized (must be of type {resource.kind}): Object 'Kind' is missing in '{text}'"
+            f"the object provided is unrecognized (must be of type {resource.kind}): "
+            f"Object 'Kind' is missing in '{text}'"
         )
     api_version = body.get("apiVersion", "" if resource.custom else resource.api_version)
     if api_version != resource.api_version:

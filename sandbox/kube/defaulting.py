@@ -131,7 +131,11 @@ def _template(owner: JsonObject) -> None:
 
 
 def pod(obj: JsonObject) -> None:
-    """Pod: the template's defaults, and requests from limits."""
+    """Pod: the template's defaults, requests from limits, and addresses that agree with each other."""
+    status = obj.get("status") or {}
+    address, addresses = status.get("podIP"), status.get("podIPs") or []
+    if address and (not addresses or addresses[0].get("ip") != address):
+        status["podIPs"] = [{"ip": address}]
     spec = obj.setdefault("spec", {})
     pod_spec(spec)
     _fill(spec, enableServiceLinks=True)

@@ -151,4 +151,4 @@ FORMATS: Final[dict[str, Callable[[str], bool]]] = {
     "byte": _is_byte,
     "password": lambda _text: True,
 }
-"""Format (without dashes) to its check. Formats that are not here are ignored, as the real server ignores unknown ones."""
+"""Format (without dashes) to its check. Other formats are ignored, as the real server ignores unknown ones."""

@@ -357,7 +357,7 @@ def without_metadata(meta: Mapping[str, Any]) -> JsonObject:
 
 
 def requested_entries(new_meta: Mapping[str, Any], old_meta: Mapping[str, Any]) -> list[JsonObject]:
-    """The entries to start from: those of the request where a client edits them on purpose, otherwise the stored ones."""
+    """The entries to start from: those of the request where a client edits them on purpose, else the stored ones."""
     given = new_meta.get("managedFields")
     if given in ([], [{}]):
         return []

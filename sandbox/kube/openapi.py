@@ -1,7 +1,7 @@
 """OpenAPI documents: version 3 per group and version, version 2 in JSON and in protobuf.
 
-Owns what clients read from them: the schemas (kubectl explain, client-side validation, merge keys), and that writes take
-`fieldValidation` and `dryRun`, so that clients leave validation to the server. The documents hold no more than that.
+Owns what clients read from them: the schemas (kubectl explain, client-side validation, merge keys), and that writes
+take `fieldValidation` and `dryRun`, so that clients leave validation to the server. The documents hold no more.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from sandbox.kube.typeinfo import details
 
 JsonObject = dict[str, Any]
 
-PROTOBUF: Final = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
+PROTOBUF: Final = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
+PROTOBUF_OF_OLD: Final = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
+"""What clients before 1.24 ask for. It is no valid media type, so the answer bears the other name."""
 _WRITE_PARAMETERS: Final = {
     "post": ("dryRun", "fieldManager", "fieldValidation"),
     "put": ("dryRun", "fieldManager", "fieldValidation"),
@@ -29,8 +31,8 @@ _WRITE_PARAMETERS: Final = {
 }
 _ROOT_TEXTS: Final = {
     "apiVersion": (
-        "APIVersion defines the versioned schema of this representation of an object. Servers should convert recognized "
-        "schemas to the latest internal value, and may reject unrecognized values."
+        "APIVersion defines the versioned schema of this representation of an object. Servers should convert "
+        "recognized schemas to the latest internal value, and may reject unrecognized values."
     ),
     "kind": (
         "Kind is a string value representing the REST resource this object represents. Servers may infer this from the "

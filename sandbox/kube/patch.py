@@ -41,9 +41,10 @@ def json_patch(document: Any, operations: Any) -> Any:
 
 
 def _lenient(operation: Mapping[str, Any], document: Any) -> Mapping[str, Any]:
-    if operation.get("op") != "replace":
+    path = operation.get("path")
+    if operation.get("op") != "replace" or not isinstance(path, str):
         return operation
-    parent, name = jsonpointer.JsonPointer(operation.get("path")).to_last(document)
+    parent, name = jsonpointer.JsonPointer(path).to_last(document)
     return {**operation, "op": "add"} if isinstance(parent, dict) and name not in parent else operation
 
 
@@ -113,13 +114,15 @@ def _merge_object(document: Mapping[str, Any], patch: Mapping[str, Any], schema:
             field = name.removeprefix(_SET_ORDER)
             key = schema.properties[field].merge_key if schema is not None and field in schema.properties else ""
             if isinstance(result.get(field), list):
-                result[field] = _in_order(result[field], order, key)
+                former = document.get(field)
+                result[field] = _in_order(result[field], order, former if isinstance(former, list) else [], key)
     return result
 
 
 def _merge_list(former: list[Any], patch: list[Any], schema: Schema, name: str) -> list[Any]:
     if not schema.merge_key:
-        return former + [item for index, item in enumerate(patch) if item not in former and item not in patch[:index]]
+        more = [item for index, item in enumerate(patch) if item not in former and item not in patch[:index]]
+        return _in_order(former + more, patch, former, "")
     key = schema.merge_key
     if any(isinstance(item, dict) and item.get(_DIRECTIVE) == "replace" for item in patch):
         return [item for item in patch if not (isinstance(item, dict) and _DIRECTIVE in item)]
@@ -136,16 +139,24 @@ def _merge_list(former: list[Any], patch: list[Any], schema: Schema, name: str) 
             result[matching[0]] = _merge_object(result[matching[0]], item, schema.items)
         else:
             result.append(_merge_object({}, item, schema.items))
-    return result
+    return _in_order(result, [item for item in patch if _DIRECTIVE not in item], former, key)
 
 
-def _in_order(items: list[Any], order: list[Any], key: str) -> list[Any]:
-    """`items` with those named by `order` in that order, and the others where they stood relative to them."""
+def _in_order(items: list[Any], order: list[Any], former: list[Any], key: str) -> list[Any]:
+    """`items` as the real server puts them: those named by `order` in that order, the others as far back as possible.
+
+    An item that is not named comes before a named one only where it stood before it in `former`.
+    """
 
     def identity(item: Any) -> Any:
         return item.get(key) if key and isinstance(item, dict) else item
 
-    wanted = [identity(item) for item in order]
+    wanted, known = [identity(item) for item in order], [identity(item) for item in former]
     named = sorted((item for item in items if identity(item) in wanted), key=lambda item: wanted.index(identity(item)))
-    queue = iter(named)
-    return [next(queue) if identity(item) in wanted else item for item in items]
+    others = [item for item in items if identity(item) not in wanted]
+    result: list[Any] = []
+    while named and others:
+        left, right = identity(others[0]), identity(named[0])
+        earlier = right in known and left in known and known.index(left) < known.index(right)
+        result.append(others.pop(0) if earlier else named.pop(0))
+    return [*result, *named, *others]

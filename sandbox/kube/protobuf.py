@@ -49,8 +49,8 @@ _FIELDS: Final = {
     "V1PodTemplateSpec": "metadata spec",
     "V1Pod": "metadata spec status",
     "V1PodSpec": "volumes containers restartPolicy terminationGracePeriodSeconds activeDeadlineSeconds dnsPolicy "
-    "nodeSelector serviceAccountName serviceAccount nodeName hostNetwork hostPID hostIPC securityContext imagePullSecrets "
-    "hostname subdomain affinity schedulerName initContainers automountServiceAccountToken",
+    "nodeSelector serviceAccountName serviceAccount nodeName hostNetwork hostPID hostIPC securityContext "
+    "imagePullSecrets hostname subdomain affinity schedulerName initContainers automountServiceAccountToken",
     "V1Container": "name image command args workingDir ports env resources volumeMounts livenessProbe readinessProbe "
     "lifecycle terminationMessagePath imagePullPolicy securityContext stdin stdinOnce tty envFrom "
     "terminationMessagePolicy",
@@ -64,11 +64,11 @@ _FIELDS: Final = {
     "ttlSecondsAfterFinished completionMode suspend",
     "V1JobTemplateSpec": "metadata spec",
     "V1CronJob": "metadata spec status",
-    "V1CronJobSpec": "schedule startingDeadlineSeconds concurrencyPolicy suspend jobTemplate successfulJobsHistoryLimit "
-    "failedJobsHistoryLimit timeZone",
+    "V1CronJobSpec": "schedule startingDeadlineSeconds concurrencyPolicy suspend jobTemplate "
+    "successfulJobsHistoryLimit failedJobsHistoryLimit timeZone",
     "V1Service": "metadata spec status",
-    "V1ServiceSpec": "ports selector clusterIP type externalIPs - sessionAffinity loadBalancerIP loadBalancerSourceRanges "
-    "externalName externalTrafficPolicy healthCheckNodePort publishNotReadyAddresses",
+    "V1ServiceSpec": "ports selector clusterIP type externalIPs - sessionAffinity loadBalancerIP "
+    "loadBalancerSourceRanges externalName externalTrafficPolicy healthCheckNodePort publishNotReadyAddresses",
     "V1ServicePort": "name protocol port targetPort nodePort appProtocol",
     "V1ResourceQuota": "metadata spec status",
     "V1ResourceQuotaSpec": "hard scopes scopeSelector",

@@ -63,6 +63,8 @@ class Hooks:
     prepare: Callable[[JsonObject, JsonObject | None], None] | None = None
     """Set what belongs to the server, before validation; the second argument is the stored object of an update."""
     validate: Callable[[JsonObject, JsonObject | None], list[FieldError]] | None = None
+    validate_status: Callable[[JsonObject], list[FieldError]] | None = None
+    """For writes of the status subresource."""
 
 
 @dataclass(slots=True, eq=False)

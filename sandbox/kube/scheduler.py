@@ -93,30 +93,34 @@ def _is_ready(node: JsonObject) -> bool:
     return any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
 
 
-def obstacle(pod: JsonObject, wanted: Resources, room: Room) -> str:
-    """Why a pod cannot go to a node, in the words of kube-scheduler; empty where it can."""
+def obstacles(pod: JsonObject, wanted: Resources, room: Room) -> list[str]:
+    """Why a pod cannot go to a node, in the words of kube-scheduler; empty where it can.
+
+    The first reason is told alone, but all resources that are short are told together.
+    """
     spec, node = pod["spec"], room.node
     node_spec = node.get("spec") or {}
     if node_spec.get("unschedulable"):
-        return "node(s) were unschedulable"
+        return ["node(s) were unschedulable"]
     ready = _is_ready(node)
     if not ready:
-        return f"node(s) had untolerated taint {{{_NOT_READY}: }}"
+        return [f"node(s) had untolerated taint {{{_NOT_READY}: }}"]
     for taint in node_spec.get("taints") or []:
         # A node that has become ready keeps this taint until a node controller removes it, if there is one.
         blocks = taint.get("effect") in {"NoSchedule", "NoExecute"} and taint["key"] != _NOT_READY
         if blocks and not _tolerates(spec.get("tolerations") or [], taint):
-            return f"node(s) had untolerated taint {{{taint['key']}: {taint.get('value', '')}}}"
+            return [f"node(s) had untolerated taint {{{taint['key']}: {taint.get('value', '')}}}"]
     labels: Mapping[str, str] = node["metadata"].get("labels") or {}
     if any(labels.get(key) != value for key, value in (spec.get("nodeSelector") or {}).items()):
-        return "node(s) didn't match Pod's node affinity/selector"
+        return ["node(s) didn't match Pod's node affinity/selector"]
+    found = []
     if room.used.pods + 1 > room.allocatable.pods:
-        return "Too many pods"
+        found.append("Too many pods")
     if wanted.cpu and room.used.cpu + wanted.cpu > room.allocatable.cpu:
-        return "Insufficient cpu"
+        found.append("Insufficient cpu")
     if wanted.memory and room.used.memory + wanted.memory > room.allocatable.memory:
-        return "Insufficient memory"
-    return ""
+        found.append("Insufficient memory")
+    return found
 
 
 def rooms(nodes: Iterable[JsonObject], pods: Iterable[JsonObject]) -> dict[str, Room]:
@@ -142,11 +146,12 @@ def rooms(nodes: Iterable[JsonObject], pods: Iterable[JsonObject]) -> dict[str, 
 def choose(pod: JsonObject, candidates: Mapping[str, Room]) -> tuple[str, str]:
     """The node for a pod, or nothing and the reason."""
     wanted = requests_of(pod)
-    obstacles = {name: obstacle(pod, wanted, room) for name, room in candidates.items()}
-    free = [name for name, why in obstacles.items() if not why]
+    found = {name: obstacles(pod, wanted, room) for name, room in candidates.items()}
+    free = [name for name, reasons in found.items() if not reasons]
     if free:
         return min(free, key=lambda name: (candidates[name].share(), candidates[name].used.pods, name)), ""
-    counts = ", ".join(f"{count} {why}" for why, count in sorted(Counter(obstacles.values()).items()))
+    counted = Counter(reason for reasons in found.values() for reason in reasons)
+    counts = ", ".join(sorted(f"{count} {why}" for why, count in counted.items()))
     if not candidates:
         return "", "no nodes available to schedule pods"
     return "", f"0/{len(candidates)} nodes are available: {counts}."

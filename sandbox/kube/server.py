@@ -32,7 +32,7 @@ from sandbox.kube.errors import (
     unauthorized,
     unsupported_media_type,
 )
-from sandbox.kube.openapi import PROTOBUF, OpenApi
+from sandbox.kube.openapi import PROTOBUF, PROTOBUF_OF_OLD, OpenApi
 from sandbox.kube.options import WriteOptions, delete_options, write_options
 from sandbox.kube.proxy import Proxy, log_url, node_url, pod_url, service_url
 from sandbox.kube.reading import Target, encode_json
@@ -47,7 +47,7 @@ JsonObject = dict[str, Any]
 _LOG: Final = logging.getLogger(__name__)
 _MAX_BODY: Final = 3 * 1024 * 1024
 _MIN_WATCH_SECONDS: Final = 1800
-"""A watch without a timeout of its own ends after this long to twice as long, so that clients spread their reconnects."""
+"""A watch without a timeout of its own ends after this long to twice as long, to spread the clients' reconnects."""
 _HEALTH: Final = ("/healthz", "/livez", "/readyz")
 _SUBRESOURCE_MODELS: Final = {"eviction": "V1Eviction", "token": "AuthenticationV1TokenRequest"}
 _PATCH_KINDS: Final = {"POST": "CreateOptions", "PUT": "UpdateOptions", "PATCH": "PatchOptions"}
@@ -92,7 +92,7 @@ class Server:
             return _json(error.status(), error.code, headers=error.headers)
         except (ConnectionError, asyncio.CancelledError):
             raise
-        except Exception:
+        except Exception:  # noqa: BLE001  # a defect must fail its request with a 500 and a log, not end the connection
             _LOG.exception("request failed: %s %s", request.method, request.path)
             failure = internal_error(f"{request.method} {request.path} failed; the server's log says why")
             return _json(failure.status(), failure.code)
@@ -212,7 +212,8 @@ class Server:
         media_type, body = "application/json", None
         match parts:
             case ["v2"]:
-                binary = PROTOBUF in request.headers.get("Accept", "")
+                accepted = request.headers.get("Accept", "")
+                binary = PROTOBUF in accepted or PROTOBUF_OF_OLD in accepted
                 media_type = PROTOBUF if binary else media_type
                 body = self._openapi.v2_protobuf() if binary else self._openapi.v2_json()
             case ["v3"]:
@@ -486,12 +487,17 @@ class Server:
         if wanted.transform == "Table":
             columns = tables.columns_of(resource)
             include = request.query.get("includeObject", "Metadata")
+            told = False
 
             def render(stored: Stored) -> bytes:
+                nonlocal told
                 value = api.present(resource, stored)
                 rows = tables.rows(columns, [value], datetime.now(UTC), include)
                 metadata = {"resourceVersion": value["metadata"].get("resourceVersion", "")}
-                return encode_json(tables.table(columns, rows, metadata))
+                # The columns come with the first event only, as from the real server.
+                table = tables.table([] if told else columns, rows, metadata)
+                told = True
+                return encode_json(table)
 
             # Ages are part of the rows, so these events are not shared for long; the key keeps requests apart.
             return Form(f"table:{include}:{datetime.now(UTC).timestamp()}", render)

@@ -159,7 +159,8 @@ def warn_finalizers(obj: JsonObject, old_meta: JsonObject, options: WriteOptions
         if "." in name:
             advice += " including a path (/)"
         options.warnings.append(
-            f"metadata.finalizers: {go_quote(name)}: {advice} to avoid accidental conflicts with other finalizer writers"
+            f"metadata.finalizers: {go_quote(name)}: {advice} to avoid accidental conflicts with other finalizer "
+            "writers"
         )
 
 

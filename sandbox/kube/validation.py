@@ -88,14 +88,16 @@ def _bound(bound: float, value: float) -> str:
 class _Validator:
     """One pass over a value. `prefix` is put before paths of errors, but not into their texts (as for /status)."""
 
-    def __init__(self, prefix: str, root: str) -> None:
+    def __init__(self, prefix: str, root: str, *, int_or_string: bool) -> None:
         self._prefix = prefix
         self._root = root
+        self._int_or_string = int_or_string
 
     def _shown(self, path: str) -> str:
         return path or self._root
 
     def _path(self, path: str) -> str:
+        path = path.removeprefix(".")
         if not self._prefix:
             return path or _NO_PATH
         return f"{self._prefix}.{path}" if path else self._prefix
@@ -120,7 +122,9 @@ class _Validator:
             yield not_supported(self._path(path), value, schema.enum)
 
     def _check_type(self, value: Any, schema: Schema, path: str) -> Iterator[FieldError]:
-        types = ("integer", "string") if schema.int_or_string else (schema.type,) if schema.type else ()
+        types: tuple[str, ...] = (schema.type,) if schema.type else ()
+        if schema.int_or_string:
+            types = ("integer", "string") if self._int_or_string else ()
         found = json_type(value)
         if not types or (value is None and schema.nullable):
             return
@@ -201,7 +205,9 @@ class _Validator:
         for name, item in value.items():
             child = schema.properties.get(name, schema.additional)
             if child is not None:
-                yield from self.check(item, child, f"{path}.{name}" if path else name, former.get(name, MISSING))
+                # The real server's texts name fields without a property of their own `.name` where there is no parent.
+                where = f"{path}.{name}" if path or name not in schema.properties else name
+                yield from self.check(item, child, where, former.get(name, MISSING))
         for name in schema.required:
             if name not in value:
                 yield required(self._path(f"{path}.{name}" if path else name))
@@ -235,10 +241,19 @@ class _Validator:
 
 
 def validate(
-    value: Any, schema: Schema, old: Any = MISSING, *, prefix: str = "", root: str = "<root>"
+    value: Any,
+    schema: Schema,
+    old: Any = MISSING,
+    *,
+    prefix: str = "",
+    root: str = "<root>",
+    int_or_string: bool = True,
 ) -> list[FieldError]:
-    """What is wrong with `value`; what it shares with `old` is taken as it is. `root` is what texts call the whole."""
-    return list(_Validator(prefix, root).check(value, schema, "", old))
+    """What is wrong with `value`; what it shares with `old` is taken as it is. `root` is what texts call the whole.
+
+    `int_or_string` says whether the type of such values is judged; the real server does not where it looks at defaults.
+    """
+    return list(_Validator(prefix, root, int_or_string=int_or_string).check(value, schema, "", old))
 
 
 def validate_lists(value: Any, schema: Schema, path: str = "") -> list[FieldError]:
@@ -293,8 +308,8 @@ LABEL_TEXT: Final = (
     "'[a-z0-9]([-a-z0-9]*[a-z0-9])?')"
 )
 DNS1035_TEXT: Final = (
-    "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and "
-    "end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is "
+    "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, "
+    "and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is "
     "'[a-z]([-a-z0-9]*[a-z0-9])?')"
 )
 _QUALIFIED_TEXT: Final = (
@@ -303,8 +318,8 @@ _QUALIFIED_TEXT: Final = (
     "'([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')"
 )
 _LABEL_VALUE_TEXT: Final = (
-    "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end "
-    "with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is "
+    "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and "
+    "end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is "
     "'(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')"
 )
 _ANNOTATIONS_LIMIT: Final = 256 * 1024
@@ -410,7 +425,8 @@ def validate_metadata_update(new: Mapping[str, Any], old: Mapping[str, Any]) -> 
             errors.append(
                 forbidden_field(
                     "metadata.finalizers",
-                    f"no new finalizers can be added if the object is being deleted, found new finalizers []string{{{listed}}}",
+                    "no new finalizers can be added if the object is being deleted, found new finalizers "
+                    f"[]string{{{listed}}}",
                 )
             )
     errors += [

@@ -187,7 +187,7 @@ class Container:
             if int(path.name.partition(".")[0]) <= self.record.restarts - _KEPT_LOGS:
                 path.unlink(missing_ok=True)
 
-    # --- While it runs --------------------------------------------------------------------------------------------------
+    # --- While it runs ------------------------------------------------------------------------------------------------
 
     def _watchers(self, process: ContainerProcess) -> list[Coroutine[Any, Any, None]]:
         jobs: list[Coroutine[Any, Any, None]] = [self._hooks_and_probes(process)]

@@ -82,8 +82,8 @@ def entry_point(container: JsonObject, images: Mapping[str, Sequence[str]]) -> t
         known = ", ".join(sorted(images)) or "none"
         raise ConfigError(
             "ErrImagePull",
-            f"image {container.get('image')!r} is not in the table of the pod runner, which runs local programs instead "
-            f"of images; give the container a command, or use one of: {known}",
+            f"image {container.get('image')!r} is not in the table of the pod runner, which runs local programs "
+            f"instead of images; give the container a command, or use one of: {known}",
         )
     return list(images[name]), args
 
@@ -272,6 +272,7 @@ def launch(
     container: JsonObject,
     sources: Sources,
     surroundings: Surroundings,
+    *,
     volumes: Mapping[str, Path],
     home: Path,
 ) -> Launch:
@@ -284,13 +285,12 @@ def launch(
     places = mounts(container, volumes, plain)
     # What the runner gives every container names paths of this machine; only the pod's own words speak of its mounts.
     given = surroundings.base.items() & plain.items()
-    environment = {
-        name: value if (name, value) in given else relocated(value, places) for name, value in plain.items()
-    }
+    environment = {name: value if (name, value) in given else relocated(value, places) for name, value in plain.items()}
     program, words = entry_point(container, surroundings.images)
     argv = [*program, *(relocated(expand(item, plain), places) for item in words)]
     directory = home
     if wanted := container.get("workingDir"):
-        moved = Path(relocated(wanted, places))
-        directory = moved if moved.is_dir() else home
+        moved = relocated(wanted, places)
+        # A directory of an image does not exist here; one of a volume is made when it is needed.
+        directory = Path(moved) if moved != wanted or Path(moved).is_dir() else home
     return Launch(argv, environment, directory, places)

@@ -1,6 +1,7 @@
 """From what happened to containers to what a pod's status says.
 
-Pure. Owns the states, phases and conditions of k8s.io/kubernetes `pkg/kubelet` (`getPhase`, `GeneratePodReadyCondition`).
+Pure. Owns the states, phases and conditions of k8s.io/kubernetes `pkg/kubelet` (`getPhase`,
+`GeneratePodReadyCondition`).
 """
 
 from __future__ import annotations

@@ -137,7 +137,12 @@ class PodWorker:
         self._sources = await fetch_sources(self._host.client, self._pod)
         home = self._directory / "home" / container["name"]
         home.mkdir(parents=True, exist_ok=True)
-        plan = launch(self._pod, container, self._sources, self._surroundings(str(home)), self._places, home)
+        plan = launch(
+            self._pod, container, self._sources, self._surroundings(str(home)), volumes=self._places, home=home
+        )
+        for place in plan.places.values():
+            if not place.exists():
+                place.mkdir(parents=True)  # A subPath that nobody has made yet.
         config = write_kubeconfig(
             self._directory / "home", self._host.server, plan.places, self._pod["metadata"]["namespace"]
         )
@@ -145,7 +150,7 @@ class PodWorker:
             plan.environment.setdefault("KUBECONFIG", str(config))
         return plan
 
-    # --- News from the API ----------------------------------------------------------------------------------------------
+    # --- News from the API --------------------------------------------------------------------------------------------
 
     def update(self, pod: JsonObject) -> None:
         """The pod has changed at the API."""
@@ -189,9 +194,9 @@ class PodWorker:
         try:
             if (self._pod.get("status") or {}).get("phase") not in {"Succeeded", "Failed"}:
                 await self._live()
-                self._terminal = True
-                if not self._closing:
-                    await self._write_status()
+                # A pod that only loses its runner goes on with the next one, so it must not be told as ended for good.
+                self._terminal = not self._closing
+                await self._write_status()
             if not self._gone:
                 await self._wait_until_asked()
             if not (self._gone or self._closing):
@@ -377,13 +382,17 @@ class PodWorker:
                 status = self._status()
                 if status == self._written:
                     return
-                body = {"metadata": {"uid": self.uid}, "status": status}
+                # The lists of addresses are merged by address otherwise, and a new runner gives new ones.
+                addresses = {name: [{"$patch": "replace"}, *status[name]] for name in ("podIPs", "hostIPs")}
+                body = {"metadata": {"uid": self.uid}, "status": {**status, **addresses}}
                 try:
                     await self._host.client.request("PATCH", path, body=body, content_type=_STRATEGIC)
                 except (NotFoundError, ConflictError):
                     return
                 except UnavailableError as error:
                     _LOG.info("status of pod %s not written: %s", self.label(), error.message)
+                    if self._closing:
+                        return
                     await asyncio.sleep(self.settings.retry_seconds)
                     continue
                 except KubernetesError as error:

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncIterator
 
 import pytest
 
 from sandbox.assets import ControlPlane, assets_from_environment
 from sandbox.kube import KubeStandIn
-from tests.support.kube_cluster import Api, Cluster, connected, install_widgets, new_namespace
+from tests.support.kube_cluster import (
+    Api,
+    Cluster,
+    Kubectl,
+    Node,
+    connected,
+    install_widgets,
+    new_namespace,
+    running_node,
+)
 
 NO_ASSETS = "KUBEBUILDER_ASSETS is not set to a directory with etcd and kube-apiserver"
 
@@ -51,6 +61,13 @@ def cluster(request: pytest.FixtureRequest) -> Cluster:
     return found
 
 
+@pytest.fixture(scope="session")
+async def node(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Node]:
+    """A node of each of the API servers, for pods that name it."""
+    async with running_node(cluster, "node-1", tmp_path_factory.mktemp("node")) as found:
+        yield found
+
+
 @pytest.fixture
 async def api(cluster: Cluster) -> Api:
     """Requests to each of the API servers in turn, in a namespace of the test's own."""
@@ -61,3 +78,11 @@ async def api(cluster: Cluster) -> Api:
 async def standin_api(standin: Cluster) -> Api:
     """Requests to the stand-in."""
     return Api(standin, await new_namespace(standin))
+
+
+@pytest.fixture
+def kubectl(api: Api, tmp_path_factory: pytest.TempPathFactory) -> Kubectl:
+    """kubectl for each of the API servers in turn."""
+    if shutil.which("kubectl") is None:
+        pytest.skip("there is no kubectl in PATH")
+    return Kubectl(api, tmp_path_factory.mktemp("home"))

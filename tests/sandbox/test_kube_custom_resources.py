@@ -1,22 +1,26 @@
 """Custom resources: schemas, defaults, validation and CEL rules, in the words of the real API server."""
 
+# ruff: noqa: E501  # one case a line in the tables of cases: input and message side by side, whatever their length
+
 from __future__ import annotations
 
 import asyncio
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.support.kube_cluster import WIDGET, WIDGETS, Api
 
+CRDS = Path(__file__).parents[2] / "crds"
 DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-UNCHECKED = (
-    "FieldValueInvalid",
-    "<nil>",
+UNCHECKED_TEXT = (
     "Invalid value: null: some validation rules were not checked because the object was invalid; correct the existing "
-    "errors to complete validation",
+    "errors to complete validation"
 )
+UNCHECKED = ("FieldValueInvalid", "<nil>", UNCHECKED_TEXT)
 
 
 async def test_defaults_are_filled_in(api: Api) -> None:
@@ -147,7 +151,9 @@ async def test_numbers_are_written_as_the_real_server_does(api: Api) -> None:
     assert await messages({"b": 123456789}) == [
         "Invalid value: 123456789: spec.b in body should be less than or equal to 2097152"
     ]
-    assert await messages({"b": -0.5}) == ["Invalid value: -0.5: spec.b in body should be greater than or equal to -1e-05"]
+    assert await messages({"b": -0.5}) == [
+        "Invalid value: -0.5: spec.b in body should be greater than or equal to -1e-05"
+    ]
     assert await messages({"c": 30000000.5}) == [
         'Unsupported value: 3.00000005e+07: supported values: "1", "2.5", "1000000"'
     ]
@@ -257,7 +263,7 @@ class Kind:
                     return
 
 
-_kinds = iter(f"thing{letter}s" for letter in "abcdefghijklmnopqrstuvwxyz")
+_kinds = iter(f"thing{first}{second}s" for first in "abcdefgh" for second in "abcdefghijklmnopqrstuvwxyz")
 
 
 def definition(plural: str, properties: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -407,13 +413,76 @@ async def test_a_new_default_shows_on_old_objects(api: Api) -> None:
     assert (await api.get(kind.path)).ok()["items"][0]["spec"] == {"a": 1, "b": "x"}
 
 
+NULL = 'Invalid value: "null": p in body must be of type string: "null"'
+NULLS: list[tuple[dict[str, Any], Any, tuple[str, str, str] | None]] = [
+    # schema of spec.x, its default, what is wrong with the definition or nothing
+    ({"properties": {"p": {"type": "string"}}}, {"p": None}, ("FieldValueTypeInvalid", "default.p", NULL)),
+    (
+        {"properties": {"p": {"type": "string", "default": "d"}}},
+        {"p": None},
+        ("FieldValueTypeInvalid", "default.p", NULL),
+    ),
+    ({"properties": {"p": {"type": "string", "nullable": True}}}, {"p": None}, None),
+    ({"properties": {"p": {"type": "string", "nullable": True, "pattern": "^a"}}}, {"p": None}, None),
+    (
+        {"properties": {"p": {"type": "string", "nullable": True, "enum": ["a"]}}},
+        {"p": None},
+        ("FieldValueNotSupported", "default.p", 'Unsupported value: null: supported values: "a"'),
+    ),
+    ({"x-kubernetes-preserve-unknown-fields": True}, {"p": None}, None),
+    (
+        {"additionalProperties": {"type": "string"}},
+        {"p": None},
+        ("FieldValueTypeInvalid", "default.p", 'Invalid value: "null": .p in body must be of type string: "null"'),
+    ),
+    (
+        {"properties": {"p": {"type": "string"}}},
+        {"p": "a", "q": None},
+        ("FieldValueInvalid", "default", 'Invalid value: {"p":"a","q":null}: must not have unknown fields'),
+    ),
+]
+
+
+@pytest.mark.parametrize(("schema", "default", "cause"), NULLS, ids=range(len(NULLS)))
+async def test_nulls_in_defaults_are_judged_like_values(
+    api: Api, schema: dict[str, Any], default: Any, cause: tuple[str, str, str] | None
+) -> None:
+    kind = Kind(api, next(_kinds))
+    made = await api.create(
+        DEFINITIONS, definition(kind.plural, {"x": {"type": "object", **schema, "default": default}})
+    )
+
+    if cause is None:
+        made.ok()
+        await api.until(kind.path, lambda answer: answer.status == 200)
+        assert (await api.create(kind.path, kind.body("a"))).ok()["spec"] == {"x": default}
+    else:
+        reason, field, message = cause
+        prefix = "spec.validation.openAPIV3Schema.properties[spec].properties[x]"
+        assert made.causes == {(reason, f"{prefix}.{field}", message)}
+
+
+async def test_a_default_of_an_int_or_string_is_judged_when_it_is_used(api: Api) -> None:
+    kind = await define(api, {"x": {"x-kubernetes-int-or-string": True, "default": True}})
+
+    answer = await api.create(kind.path, kind.body("a"))
+
+    assert answer.causes == {
+        (
+            "FieldValueTypeInvalid",
+            "spec.x",
+            'Invalid value: "boolean": spec.x in body must be of type integer,string: "boolean"',
+        )
+    }
+
+
 def broken(**changes: Any) -> dict[str, Any]:
     """The definition of widgets with other names, and something wrong in its schema."""
-    body = copy.deepcopy(WIDGETS)
+    body: dict[str, Any] = copy.deepcopy(WIDGETS)
     body["metadata"]["name"] = "brokens.example.test"
     body["spec"]["names"] = {"plural": "brokens", "singular": "broken", "kind": "Broken"}
     for path, value in changes.items():
-        node = body
+        node: Any = body
         *steps, last = path.split("__")
         for step in steps:
             node = node[int(step)] if isinstance(node, list) else node[step]
@@ -469,3 +538,10 @@ async def test_a_schema_is_required(api: Api) -> None:
 
     assert answer.status == 422
     assert ("FieldValueRequired", "spec.versions[0].schema.openAPIV3Schema", "Required value") in answer.causes
+
+
+@pytest.mark.parametrize("path", sorted(CRDS.glob("*.yaml")), ids=lambda path: path.stem)
+async def test_the_definitions_of_the_product_are_accepted(api: Api, path: Path) -> None:
+    answer = await api.create(DEFINITIONS, yaml.safe_load(path.read_text()), dryRun="All", fieldValidation="Strict")
+
+    assert (answer.status, answer.warnings) == (201, [])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from typing import Any
 
 import pytest
 
@@ -100,7 +101,9 @@ async def test_a_resource_version_cannot_be_created(api: Api) -> None:
         ),
     ],
 )
-async def test_an_object_must_be_what_its_path_says(api: Api, change: dict, status: int, message: str) -> None:
+async def test_an_object_must_be_what_its_path_says(
+    api: Api, change: dict[str, Any], status: int, message: str
+) -> None:
     answer = await api.create(api.path(WIDGET), {**api.widget("a"), **change})
 
     assert (answer.status, answer.message) == (status, message)
@@ -154,7 +157,7 @@ async def test_the_generation_counts_changes_of_the_specification_only(api: Api)
     await api.create(api.path(WIDGET), api.widget("a"))
 
     async def generation() -> int:
-        return (await api.get(path)).ok()["metadata"]["generation"]
+        return int((await api.get(path)).ok()["metadata"]["generation"])
 
     await api.patch(path, {"metadata": {"labels": {"x": "y"}}})
     assert await generation() == 1
@@ -230,8 +233,8 @@ async def test_preconditions_guard_a_deletion(api: Api) -> None:
     assert (other.status, stale.status, right.status) == (409, 409, 200)
     uid = made["metadata"]["uid"]
     assert other.message == (
-        f'Operation cannot be fulfilled on ConfigMap "a": the UID in the precondition (other) does not match the UID in '
-        f"record ({uid}). The object might have been deleted and then recreated"
+        'Operation cannot be fulfilled on ConfigMap "a": the UID in the precondition (other) does not match the UID '
+        f"in record ({uid}). The object might have been deleted and then recreated"
     )
 
 
@@ -260,15 +263,12 @@ async def test_no_finalizer_is_added_to_a_deleted_object(api: Api) -> None:
 
     answer = await api.patch(path, {"metadata": {"finalizers": ["example.test/hold", "example.test/more"]}})
 
+    added = (
+        "no new finalizers can be added if the object is being deleted, "
+        'found new finalizers []string{"example.test/more"}'
+    )
     assert answer.status == 422
-    assert answer.causes == {
-        (
-            "FieldValueForbidden",
-            "metadata.finalizers",
-            "Forbidden: no new finalizers can be added if the object is being deleted, found new finalizers "
-            '[]string{"example.test/more"}',
-        )
-    }
+    assert answer.causes == {("FieldValueForbidden", "metadata.finalizers", f"Forbidden: {added}")}
     await api.patch(path, {"metadata": {"finalizers": None}})
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.kube_cluster import WIDGET, Api
+from tests.support.kube_cluster import WIDGET, Answer, Api
 
 
 async def test_a_merge_patch_merges_objects_and_removes_nulls(api: Api) -> None:
@@ -248,3 +248,39 @@ async def test_a_deployment_has_a_scale_with_its_selector(api: Api) -> None:
     assert (await api.patch(path, {"spec": {"replicas": 0}})).status == 200
     negative = await api.patch(path, {"spec": {"replicas": -1}})
     assert (negative.status, negative.body["reason"]) == (422, "Invalid")
+
+
+async def test_new_items_of_a_list_come_first_unless_the_patch_names_their_neighbours(api: Api) -> None:
+    """A quirk of the real server, which people see when they patch a container in."""
+    containers = [{"name": name, "image": "x"} for name in ("a", "b")]
+    template = {"metadata": {"labels": {"app": "x"}}, "spec": {"containers": containers}}
+    spec = {"replicas": 0, "selector": {"matchLabels": {"app": "x"}}, "template": template}
+    await api.create(api.path("apps/v1/deployments"), {"metadata": {"name": "order"}, "spec": spec})
+
+    async def patched(*items: dict[str, str]) -> list[str]:
+        body = {"spec": {"template": {"spec": {"containers": items}}}}
+        answer = await api.patch(api.path("apps/v1/deployments", "order"), body, "strategic-merge")
+        return [item["name"] for item in answer.ok()["spec"]["template"]["spec"]["containers"]]
+
+    assert await patched({"name": "c", "image": "y"}) == ["c", "a", "b"]
+    assert await patched({"name": "b", "image": "z"}, {"name": "d", "image": "y"}) == ["c", "a", "b", "d"]
+    assert await patched({"name": "d", "image": "z"}, {"name": "c", "$patch": "delete"}) == ["a", "b", "d"]
+
+
+async def test_addresses_of_a_pod_agree_and_there_is_one_of_each_family(api: Api) -> None:
+    await api.create(api.path("pods"), api.pod("ips"))
+
+    async def patched(**status: Any) -> Answer:
+        return await api.patch(api.path("pods", "ips", "status"), {"status": status}, "strategic-merge")
+
+    first = (await patched(podIP="127.0.0.2")).ok()
+    second = await patched(podIP="127.0.0.3", podIPs=[{"ip": "127.0.0.3"}])
+    replaced = (await patched(podIP="127.0.0.3", podIPs=[{"$patch": "replace"}, {"ip": "127.0.0.3"}])).ok()
+
+    assert first["status"]["podIPs"] == [{"ip": "127.0.0.2"}]
+    assert second.status == 422
+    assert second.message == (
+        'Pod "ips" is invalid: status.podIPs: Invalid value: [{"IP":"127.0.0.3"},{"IP":"127.0.0.2"}]: '
+        "may specify no more than one IP for each IP family"
+    )
+    assert replaced["status"]["podIPs"] == [{"ip": "127.0.0.3"}]

@@ -6,7 +6,10 @@ import asyncio
 import contextlib
 import itertools
 import json
+import os
+import shlex
 import ssl
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +19,9 @@ import aiohttp
 import yaml
 
 from sandbox.kube import KubeStandIn
+from sandbox.kubelet import PodRunner
+from sandbox.kubelet.container import Settings
+from sandbox.kubelet.node import NodeSpec
 
 JsonObject = dict[str, Any]
 
@@ -242,3 +248,174 @@ async def new_namespace(cluster: Cluster) -> str:
     (await api.create("/api/v1/namespaces", {"metadata": {"name": name}})).ok()
     await api.until(api.path("serviceaccounts", "default"), lambda answer: answer.status == 200)
     return name
+
+
+async def ready_pod(api: Api, name: str, *, restarts: int = 0, last_end: str = "") -> None:
+    """Say in a pod's status that it runs and is ready, as a kubelet would."""
+    last = {"terminated": {"exitCode": 1, "reason": "Error", "finishedAt": last_end}} if last_end else {}
+    status = {
+        "phase": "Running",
+        "podIP": "127.0.9.9",
+        "podIPs": [{"ip": "127.0.9.9"}],
+        "conditions": [{"type": "Ready", "status": "True"}],
+        "containerStatuses": [
+            {
+                "name": "main",
+                "image": "example/main:1",
+                "imageID": "example/main:1",
+                "ready": True,
+                "restartCount": restarts,
+                "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}},
+                "lastState": last,
+            }
+        ],
+    }
+    (await api.patch(api.path("pods", name, "status"), {"status": status}, "strategic-merge")).ok()
+
+
+# --- Nodes ------------------------------------------------------------------------------------------------------------
+
+QUICK = Settings(back_off_seconds=0.2, memory_poll_seconds=0.1, retry_seconds=0.1, force_seconds=1.0)
+IMAGES = {"echo": [sys.executable, "-c", "import sys; print('echo', *sys.argv[1:])"]}
+
+
+@dataclass
+class Node:
+    """A pod runner and the node that it is."""
+
+    runner: PodRunner
+    name: str
+    directory: Path
+
+    def pod(self, name: str, script: str, **spec: Any) -> JsonObject:
+        """A pod for this node, with one container that runs a shell script; `container` adds to the container."""
+        meta, container = spec.pop("metadata", {}), spec.pop("container", {})
+        return {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name, **meta},
+            "spec": {
+                "nodeName": self.name,
+                "terminationGracePeriodSeconds": 5,
+                "containers": [
+                    {"name": "main", "image": "example/shell:1", "command": ["sh", "-c", script], **container}
+                ],
+                **spec,
+            },
+        }
+
+
+@contextlib.asynccontextmanager
+async def running_node(cluster: Cluster, name: str, directory: Path) -> AsyncIterator[Node]:
+    """A node that takes no pods but those that name it, since other tests have pods that nobody should run."""
+    await cordoned_node(cluster, name)
+    spec = NodeSpec(name, capacity={"cpu": "8", "memory": "8Gi", "pods": "100"})
+    async with PodRunner(cluster.kubeconfig, images=IMAGES, node=spec, directory=directory, settings=QUICK) as runner:
+        yield Node(runner, name, directory)
+
+
+async def cordoned_node(cluster: Cluster, name: str) -> None:
+    """Make a node that the scheduler leaves alone."""
+    body = {"metadata": {"name": name}, "spec": {"unschedulable": True}}
+    (await Api(cluster, "default").create("/api/v1/nodes", body)).ok()
+
+
+def container_state(answer: Answer, name: str = "main", field: str = "containerStatuses") -> JsonObject:
+    """The status of one container of a pod; empty while there is none."""
+    statuses = (answer.body.get("status") or {}).get(field) or []
+    return next((item for item in statuses if item["name"] == name), {})
+
+
+def phase_is(*phases: str) -> Any:
+    """A condition for `Api.until`."""
+    return lambda answer: answer.status == 200 and answer.body["status"].get("phase") in phases
+
+
+def is_ready(answer: Answer) -> bool:
+    """Whether a pod is ready; a condition for `Api.until`."""
+    conditions = answer.body["status"].get("conditions") or []
+    return any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
+
+
+def wait_for_file(path: Path) -> str:
+    """Shell words that wait until a test has made a file."""
+    return f"until [ -e {shlex.quote(str(path))} ]; do sleep 0.02; done"
+
+
+async def lines_of(path: Path, count: int = 1, seconds: float = 20) -> list[str]:
+    """The lines of a file, once somebody has written so many."""
+    async with asyncio.timeout(seconds):
+        while True:
+            lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+            if len([line for line in lines if line.endswith("\n")]) >= count:
+                return [line.strip() for line in lines]
+            await asyncio.sleep(0.02)
+
+
+async def until_ended(pid: int, seconds: float = 20) -> None:
+    """Wait until there is no process of this id any more."""
+    async with asyncio.timeout(seconds):
+        while True:
+            if not Path(f"/proc/{pid}").exists():
+                return
+            await asyncio.sleep(0.02)
+
+
+# --- kubectl ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a program said."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Kubectl:
+    """The kubectl of this machine, in the test's own namespace."""
+
+    def __init__(self, api: Api, home: Path) -> None:
+        self._environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(home),
+            "KUBECONFIG": str(api.cluster.kubeconfig),
+            # Discovery is cached per server for hours, and other tests define kinds.
+            "KUBECACHEDIR": str(home / "cache"),
+        }
+        self._namespace = api.namespace
+
+    @contextlib.asynccontextmanager
+    async def start(self, *words: str, **environment: str) -> AsyncIterator[asyncio.subprocess.Process]:
+        """A command that goes on until it is left."""
+        process = await asyncio.create_subprocess_exec(
+            *("kubectl", "--namespace", self._namespace, *words),
+            env={**self._environment, **environment},
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        try:
+            yield process
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await process.communicate()
+
+    async def run(self, *words: str, text: str | None = None, **environment: str) -> Finished:
+        """A command that comes to an end; `text` is its standard input."""
+        async with asyncio.timeout(60), self.start(*words, **environment) as process:
+            out, err = await process.communicate(text.encode() if text is not None else None)
+        return Finished(process.returncode or 0, out.decode(), err.decode())
+
+    async def __call__(self, *words: str, text: str | None = None, **environment: str) -> str:
+        """What a command prints that succeeds."""
+        finished = await self.run(*words, text=text, **environment)
+        assert finished.code == 0, (words, finished)
+        return finished.out
+
+    async def minor(self) -> int:
+        """The minor version of kubectl."""
+        version = json.loads(await self("version", "--client", "--output=json"))["clientVersion"]
+        return int(version["minor"].rstrip("+"))

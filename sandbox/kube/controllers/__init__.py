@@ -108,7 +108,7 @@ class Manager:
             except ApiError as error:
                 _LOG.info("controller %s: %s: %s", controller.name, "/".join(key), error.message)
                 later = _RETRY_SECONDS
-            except Exception:
+            except Exception:  # noqa: BLE001  # a defect in one object's reconciliation must not end the whole controller
                 _LOG.exception("controller %s failed on %s", controller.name, "/".join(key))
                 later = _RETRY_SECONDS
             if later is not None:
