@@ -297,7 +297,7 @@ def _extensions() -> Iterable[Resource]:
     yield _row(
         "apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", "crd", "crds",
         namespaced=False, categories=_EXTENSIONS, status=True, generation=True, unconditional_update=False,
-        hooks=Hooks(defaulting.custom_resource_definition),
+        hooks=Hooks(defaulting.custom_resource_definition, rules.prepare_definition),
     )  # fmt: skip
     yield _row(
         "apiregistration.k8s.io", "v1", "apiservices", "APIService",

@@ -116,6 +116,13 @@ def initial_status(status: JsonObject) -> Callable[[JsonObject, JsonObject | Non
     return prepare
 
 
+def prepare_definition(obj: JsonObject, old: JsonObject | None) -> None:
+    """Give a new definition names that nobody has looked at yet, and no conditions: null, not an empty list."""
+    if old is None:
+        stored = [version["name"] for version in obj["spec"].get("versions") or [] if version.get("storage")]
+        obj["status"] = {"conditions": None, "acceptedNames": {"plural": "", "kind": ""}, "storedVersions": stored}
+
+
 # --- Pods -------------------------------------------------------------------------------------------------------------
 
 

@@ -545,3 +545,14 @@ async def test_the_definitions_of_the_product_are_accepted(api: Api, path: Path)
     answer = await api.create(DEFINITIONS, yaml.safe_load(path.read_text()), dryRun="All", fieldValidation="Strict")
 
     assert (answer.status, answer.warnings) == (201, [])
+
+
+async def test_a_new_definition_has_null_for_conditions_until_its_names_are_looked_at(api: Api) -> None:
+    definition = yaml.safe_load((CRDS / "whatsappsessions.yaml").read_text())
+    answer = await api.create(DEFINITIONS, definition, dryRun="All")
+
+    assert answer.ok()["status"] == {
+        "conditions": None,
+        "acceptedNames": {"plural": "", "kind": ""},
+        "storedVersions": ["v1alpha1"],
+    }
