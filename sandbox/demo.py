@@ -215,15 +215,15 @@ class Demo:
             "kubectl scale wapool default --replicas=3",
             f"kubectl delete pod {worker} --wait=false && kubectl get wa -w",
         ]
-        self._console.print()
-        self._console.print(
-            f"Gateway    {access.gateway_url}   WAHA's API; X-Api-Key: {access.api_key}", highlight=False
-        )
-        self._console.print(f"WhatsApp   {access.whatsapp_url}   the stand-in that the browsers open", highlight=False)
-        self._console.print(f"Logs       {access.directory}/logs", highlight=False, soft_wrap=True)
-        self._console.print("\nIn another terminal, in this directory:\n", highlight=False)
-        for command in commands:
-            self._console.print(f"  {command}", highlight=False, soft_wrap=True, markup=False)
+        for line in (
+            "",
+            f"Gateway    {access.gateway_url}   WAHA's API; X-Api-Key: {access.api_key}",
+            f"WhatsApp   {access.whatsapp_url}   the stand-in that the browsers open",
+            f"Logs       {access.directory}/logs",
+            "\nIn another terminal, in this directory:\n",
+            *(f"  {command}" for command in commands),
+        ):
+            self._console.print(line, highlight=False, soft_wrap=True, markup=False)
         if os.environ.get("DEMO_ONCE") != "1":
             self._console.print("\n[bold]Ctrl-C ends everything.[/bold]")
 
