@@ -75,9 +75,11 @@ def _ready(services: Services) -> Handler:
 
 def key_matches(expected: str, given: str) -> bool:
     """Whether a presented key is the configured one, plain or `sha512:<hex>`, in constant time."""
+    # A header may hold any bytes; aiohttp keeps those that are no UTF-8 as surrogates.
+    presented = given.encode(errors="surrogateescape")
     if expected.startswith("sha512:"):
-        return hmac.compare_digest(hashlib.sha512(given.encode()).hexdigest(), expected.removeprefix("sha512:"))
-    return hmac.compare_digest(given.encode(), expected.encode())
+        return hmac.compare_digest(hashlib.sha512(presented).hexdigest(), expected.removeprefix("sha512:"))
+    return hmac.compare_digest(presented, expected.encode())
 
 
 def _authenticated(services: Services) -> Any:

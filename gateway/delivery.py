@@ -122,7 +122,6 @@ def request_for(body: Mapping[str, Any], receiver: Receiver, *, key: str | None,
     """The request that delivers an envelope; `key` signs it, `now` is Unix time in seconds."""
     raw = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
     headers = {
-        **dict(receiver.headers),
         "Content-Type": "application/json",
         "User-Agent": f"WAHA/{version('whatsapp-operator')}",
         "X-Webhook-Request-Id": str(ULID.from_timestamp(now)),
@@ -130,7 +129,10 @@ def request_for(body: Mapping[str, Any], receiver: Receiver, *, key: str | None,
     }
     if key is not None:
         headers |= {"X-Webhook-Hmac": sign(raw, key), "X-Webhook-Hmac-Algorithm": "sha512"}
-    return Request(raw, headers)
+    # Names of headers are the same in all letters: the receiver's own replace none of ours.
+    ours = {name.lower() for name in headers}
+    own = {name: value for name, value in receiver.headers if name.lower() not in ours}
+    return Request(raw, own | headers)
 
 
 def sign(body: bytes, key: str) -> str:

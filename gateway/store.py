@@ -44,7 +44,7 @@ class SessionStore:
 
     def __init__(self, client: KubeClient, *, namespace: str, pool: str, secret: str) -> None:
         self._client = client
-        self._namespace = namespace
+        self.namespace = namespace
         self._pool = pool
         self._secret = secret
         self._items: dict[str, Object] = {}
@@ -86,18 +86,26 @@ class SessionStore:
 
     def _take_in(self, item: Object, *, deleted: bool = False) -> None:
         name = item["metadata"]["name"]
-        if deleted:
-            self._items.pop(name, None)
-            self._names.pop(translation.session_name(item), None)
-            return
         known = self._items.get(name)
+        if deleted:
+            # News of an old object's end may come after a new one of its name was made.
+            if known is not None and known["metadata"]["uid"] == item["metadata"]["uid"]:
+                del self._items[name]
+                self._unname(known)
+            return
         if known is not None and int(known["metadata"]["resourceVersion"]) >= int(item["metadata"]["resourceVersion"]):
             return
         self._items[name] = item
-        if _is_leaving(item):
-            self._names.pop(translation.session_name(item), None)
-        else:
+        if known is not None:
+            self._unname(known)
+        if not _is_leaving(item):
             self._names[translation.session_name(item)] = name
+
+    def _unname(self, item: Object) -> None:
+        """Forget an object's name in the API, unless another object has it."""
+        session = translation.session_name(item)
+        if self._names.get(session) == item["metadata"]["name"]:
+            del self._names[session]
 
     # --- Reading
 
@@ -107,11 +115,11 @@ class SessionStore:
 
     def by_key(self, key: SessionKey) -> Object | None:
         """The object of a key of the registry, also while it is being deleted: its last events are still told."""
-        return self._items.get(key.name) if key.namespace == self._namespace else None
+        return self._items.get(key.name) if key.namespace == self.namespace else None
 
     def key(self, item: Object) -> SessionKey:
         """The key of an object."""
-        return SessionKey(self._namespace, item["metadata"]["name"])
+        return SessionKey(self.namespace, item["metadata"]["name"])
 
     async def get(self, session: str) -> Object:
         """A session by its name in the API.
@@ -146,17 +154,19 @@ class SessionStore:
         Raises:
             ApiError: It exists, or cannot be made as asked.
         """
+        if session in self._names:
+            raise _exists(session)  # before the values of its Secret are touched
         spec, secrets = translation.spec_of(session, config, self._secret)
         spec |= {"poolRef": {"name": self._pool}, "state": "Running" if running else "Stopped"}
         await self._keep(secrets)
-        body = translation.new_object(session, self._namespace, spec, config)
+        body = translation.new_object(session, self.namespace, spec, config)
         deadline = asyncio.get_running_loop().time() + _DELETION_WAIT
         while True:
             try:
                 item = await self._client.create(self._path(), body)
             except ConflictError:
                 if session in self._names:
-                    raise UnprocessableError(f"Session '{session}' already exists. Use PUT to update it.") from None
+                    raise _exists(session) from None
             except KubernetesError as error:
                 raise _converted(error) from error
             else:
@@ -184,7 +194,7 @@ class SessionStore:
         try:
             await self._patch(item, {"spec": {"deletionPolicy": "Logout"}})
             await self._client.delete(self._path(item["metadata"]["name"]), uid=item["metadata"]["uid"])
-            self._names.pop(translation.session_name(item), None)
+            self._unname(item)
         except (ObjectNotFoundError, ConflictError, NotFoundError):
             return  # gone already
         except KubernetesError as error:
@@ -202,7 +212,7 @@ class SessionStore:
         return changed
 
     def _path(self, name: str | None = None) -> str:
-        return path_of(f"{GROUP}/{VERSION}", SESSION_PLURAL, namespace=self._namespace, name=name)
+        return path_of(f"{GROUP}/{VERSION}", SESSION_PLURAL, namespace=self.namespace, name=name)
 
     # --- Secrets
 
@@ -251,14 +261,18 @@ class SessionStore:
         except ObjectNotFoundError:
             body = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": self._secret}, **patch}
             try:
-                await self._client.create(path_of("v1", "secrets", namespace=self._namespace), body)
+                await self._client.create(path_of("v1", "secrets", namespace=self.namespace), body)
             except KubernetesError as error:
                 raise _converted(error) from error
         except KubernetesError as error:
             raise _converted(error) from error
 
     def _secret_path(self, name: str) -> str:
-        return path_of("v1", "secrets", namespace=self._namespace, name=name)
+        return path_of("v1", "secrets", namespace=self.namespace, name=name)
+
+
+def _exists(session: str) -> UnprocessableError:
+    return UnprocessableError(f"Session '{session}' already exists. Use PUT to update it.")
 
 
 def _is_leaving(item: Object) -> bool:

@@ -52,6 +52,7 @@ class WebhookDispatcher:
         self._http: aiohttp.ClientSession | None = None
         self._task: asyncio.Task[None] | None = None
         self._busy: dict[SessionKey, asyncio.Task[None]] = {}
+        self._stopping = False
 
     async def start(self) -> None:
         """Begin to deliver."""
@@ -61,12 +62,11 @@ class WebhookDispatcher:
         self._task = asyncio.create_task(self._run(), name="webhooks")
 
     async def stop(self) -> None:
-        """End after the requests under way."""
+        """End after the requests under way; what is left is free for another gateway at once."""
+        self._stopping = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        for task in self._busy.values():
-            task.cancel()
         await asyncio.gather(*self._busy.values(), return_exceptions=True)
         if self._http is not None:
             await self._http.close()
@@ -89,13 +89,13 @@ class WebhookDispatcher:
         for item in self._store.all():
             if item["spec"].get("webhooks"):
                 await self._registry.wake_delivery(self._store.key(item), time.time())
-        self._metrics.webhook_backlog.set(await self._registry.backlog())
+        self._metrics.webhook_backlog.set(await self._registry.backlog(self._store.namespace))
 
     async def _look(self) -> None:
         free = SESSIONS_AT_A_TIME - len(self._busy)
         if free <= 0:
             return
-        for session in await self._registry.due_sessions(time.time(), SESSIONS_AT_A_TIME):
+        for session in await self._registry.due_sessions(self._store.namespace, time.time(), SESSIONS_AT_A_TIME):
             if session not in self._busy and len(self._busy) < SESSIONS_AT_A_TIME:
                 self._busy[session] = asyncio.create_task(self._serve(session), name=f"webhooks-{session}")
 
@@ -143,6 +143,8 @@ class WebhookDispatcher:
             return at.due
         while events := await self._registry.inbound(session, at.done, BATCH):
             for entry, event in events:
+                if self._stopping:
+                    return time.time()
                 at = await self._give(session, item, receiver, event, Delivery(done=entry), at)
                 await self._registry.note_delivery(session, receiver.name, at)
                 if at.attempts:

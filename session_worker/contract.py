@@ -160,9 +160,12 @@ def born_key() -> str:
     return "wa:born"
 
 
-def inbox_key() -> str:
-    """Sorted set of session keys with undelivered `InboundEvent`s, scored by the Unix time at which they are due."""
-    return "wa:inbox"
+def inbox_key(namespace: str) -> str:
+    """Sorted set of a namespace's session keys with undelivered `InboundEvent`s, by the Unix time of the next attempt.
+
+    One for each namespace, because a gateway knows the sessions of its own only.
+    """
+    return f"wa:inbox:{namespace}"
 
 
 # --- Payloads -------------------------------------------------------------------------------------------------------

@@ -75,7 +75,8 @@ class ControlServer:
         token = self._services.config.token
         if token is not None and request.path.startswith("/v1/"):
             given = request.headers.get("Authorization", "")
-            if not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
+            # A header may hold any bytes; aiohttp keeps those that are no UTF-8 as surrogates.
+            if not hmac.compare_digest(given.encode(errors="surrogateescape"), f"Bearer {token}".encode()):
                 return web.json_response({"message": "WORKER_TOKEN is missing or wrong"}, status=401)
         response: web.StreamResponse = await handler(request)
         return response

@@ -10,6 +10,7 @@ noticing cannot overwrite its successor (DESIGN.md, ownership). All errors of th
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -323,7 +324,7 @@ class Registry:
             await self._client.delete(
                 session_key(session), qr_key(session), inbound_key(session), deliveries_key(session), dead_key(session)
             )
-            await self._client.zrem(inbox_key(), str(session))
+            await self._client.zrem(inbox_key(session.namespace), str(session))
 
     async def write_offer(
         self, session: SessionKey, *, epoch: int, worker: str, offer: PairingOffer | None, life: float = 0.0
@@ -354,21 +355,21 @@ class Registry:
             )
             if written:
                 # NX: a session that waits for its next attempt is not hurried by a new event.
-                await self._client.zadd(inbox_key(), {str(session): event.timestamp / 1000}, nx=True)
+                await self._client.zadd(inbox_key(session.namespace), {str(session): event.timestamp / 1000}, nx=True)
         return bool(written)
 
     # --- Delivery of inbound events
 
-    async def due_sessions(self, now: float, count: int) -> list[SessionKey]:
-        """Sessions whose events are due for delivery, the longest waiting first."""
+    async def due_sessions(self, namespace: str, now: float, count: int) -> list[SessionKey]:
+        """Sessions of a namespace whose events are due for delivery, the longest waiting first."""
         with _converted():
-            found = await self._client.zrange(inbox_key(), "-inf", str(now), byscore=True, offset=0, num=count)
+            found = await self._client.zrange(inbox_key(namespace), "-inf", str(now), byscore=True, offset=0, num=count)
         return [SessionKey.parse(str(text)) for text in found]
 
-    async def backlog(self) -> int:
-        """Sessions with events to deliver."""
+    async def backlog(self, namespace: str) -> int:
+        """Sessions of a namespace with events to deliver."""
         with _converted():
-            return int(await self._client.zcard(inbox_key()))
+            return int(await self._client.zcard(inbox_key(namespace)))
 
     async def take_delivery(self, session: SessionKey, holder: str, life: float) -> bool:
         """Become the one gateway that delivers a session's events for `life` seconds; again to go on."""
@@ -380,15 +381,15 @@ class Registry:
         """Give a session's events back: nothing is left, or more is to be done at `due`."""
         with _converted():
             if due is None:
-                await self._client.zrem(inbox_key(), str(session))
+                await self._client.zrem(inbox_key(session.namespace), str(session))
             else:
-                await self._client.zadd(inbox_key(), {str(session): due})
+                await self._client.zadd(inbox_key(session.namespace), {str(session): due})
             await self._drop_lock(keys=[delivery_lock_key(session)], args=[holder])
 
     async def wake_delivery(self, session: SessionKey, due: float) -> None:
         """Have a session's events looked at, unless they are due already."""
         with _converted():
-            await self._client.zadd(inbox_key(), {str(session): due}, nx=True)
+            await self._client.zadd(inbox_key(session.namespace), {str(session): due}, nx=True)
 
     async def deliveries(self, session: SessionKey) -> dict[str, Delivery]:
         """How far each receiver has got."""
@@ -448,12 +449,18 @@ def _block(idle: float) -> int:
 
 @contextmanager
 def _converted() -> Iterator[None]:
+    task = asyncio.current_task()
+    before = task.cancelling() if task else 0
     try:
         yield
     except (TimeoutError, RedisError, OSError) as error:
         raise RegistryUnavailableError(f"Redis: {error}") from error
     except ValueError as error:  # pydantic's and json's errors among them
         raise RegistryUnavailableError(f"Redis holds a value that is not ours: {error}") from error
+    finally:
+        # redis-py loses a cancellation that comes in the moment of an answer; a loop around it would never end.
+        if task is not None and task.cancelling() > before:
+            raise asyncio.CancelledError
 
 
 def _client(url: str, password: str | None) -> tuple[redis.Redis, Iterable[redis.Redis]]:

@@ -75,6 +75,8 @@ LOGIN_WRITTEN = 2.0
 """Seconds after which the keys of a new login are on disk (see `chromium.arguments`); before, it is not Connected."""
 GARBAGE_AFTER = 60.0
 """Seconds after the first synchronisation at which the page gives back what it no longer needs: 25 MB once."""
+UNLINK_WAIT = 30.0
+"""Seconds that the page gets to come up so that it can unlink the account, before the profile goes in any case."""
 SEEN = 5_000
 """Message ids remembered, so that one that is raised twice is told once."""
 LAST_WORDS = 5.0
@@ -140,7 +142,8 @@ class Session:
         self._failed_generation = 0
         self._wipe = False
         self._purge_asked = self._purged = False
-        self._pairing_expires: float | None = None
+        self._purge_due: float | None = None
+        self._shown: PairingOffer | None = None
         self._statuses: list[dict[str, Any]] = []
         self._seen: OrderedDict[str, None] = OrderedDict()
         self._sent: OrderedDict[str, None] = OrderedDict()
@@ -195,7 +198,7 @@ class Session:
             restarts=self._restarts,
             account=self._account,
             message=self._message,
-            pairing_expires=self._pairing_expires,
+            pairing_expires=self._shown.expires if self._shown else None,
             purged=self._purged,
         )
 
@@ -215,9 +218,21 @@ class Session:
         self._purge_if_asked()
 
     def _purge_if_asked(self) -> None:
-        if self.assignment.spec.purge is not None and not self._purge_asked:
-            self._purge_asked = True
-            self.signal(Signal.PURGE)
+        purge = self.assignment.spec.purge
+        if purge is None or self._purge_asked:
+            return
+        if purge == "Logout" and self.stage in _UNDECIDED:
+            if self._purge_due is None:
+                self._purge_due = asyncio.get_running_loop().time() + UNLINK_WAIT
+            return
+        self._purge_asked, self._purge_due = True, None
+        self.signal(Signal.PURGE)
+
+    def say_again(self) -> None:
+        """Write what is known of the session anew, for Redis has lost it."""
+        self._reporter.put(self.state())
+        if self._shown is not None:
+            self._reporter.put(self._shown)
 
     def signal(self, signal: Signal) -> None:
         """Tell the session that something happened or is wanted."""
@@ -255,18 +270,21 @@ class Session:
         """The next thing to react to: a signal, an event of the present browser, a probe or the stage's end."""
         clock = asyncio.get_running_loop().time
         while True:
-            due = self._next_probe if self._deadline is None else min(self._next_probe, self._deadline)
+            due = min(at for at in (self._next_probe, self._deadline, self._purge_due) if at is not None)
             try:
                 async with asyncio.timeout_at(due):
                     generation, signal = await self._signals.get()
             except TimeoutError:
                 if self._deadline is not None and clock() >= self._deadline:
                     return Signal.RETRY if self.stage is Stage.WAITING else Signal.TIMEOUT
+                if self._purge_due is not None and clock() >= self._purge_due:
+                    self._purge_asked, self._purge_due = True, None
+                    return Signal.PURGE
                 self._next_probe = clock() + self._services.config.health_check_interval
                 if (found := await self._probe()) is not None:
                     return found
                 continue
-            if generation == self._generation or signal in _FROM_PEOPLE:
+            if generation == self._generation or (isinstance(signal, Signal) and signal in _FROM_PEOPLE):
                 return signal
 
     async def _take(self, signal: Signal | Event) -> None:
@@ -277,7 +295,7 @@ class Session:
             signal = found
         if signal is Signal.TIMEOUT and self.stage in _STALLS:
             self._count_failure("stalled")
-        if signal in _FAILURES and self._exhausted():
+        if signal in _FAILURES and self.stage not in _AT_REST and self._exhausted():
             signal = Signal.EXHAUSTED
         if signal is Signal.ONLINE and self._login_is_fresh():
             signal = Signal.LINKED
@@ -316,6 +334,7 @@ class Session:
             self._since = time.time()
             self._on_change()
         self._tell_state()
+        self._purge_if_asked()
 
     def _login_is_fresh(self) -> bool:
         """Whether this login was made so short a time ago that a crash would lose it; looks again when it is not."""
@@ -602,13 +621,13 @@ class Session:
         """Put a code on show."""
         if self.stage is not Stage.PAIRING or method is not self.assignment.spec.pairing_method:
             return
-        self._pairing_expires = time.time() + life
-        self._reporter.put(PairingOffer(method=method, code=code, expires=self._pairing_expires))
+        self._shown = PairingOffer(method=method, code=code, expires=time.time() + life)
+        self._reporter.put(self._shown)
         self._tell_state(repeat=True)
 
     def _hide_code(self) -> None:
-        if self._pairing_expires is not None:
-            self._pairing_expires = None
+        if self._shown is not None:
+            self._shown = None
             self._reporter.put(None)
 
     # --- Telling
@@ -764,9 +783,13 @@ def _remember(ids: OrderedDict[str, None], message_id: str) -> None:
         ids.popitem(last=False)
 
 
-_FROM_PEOPLE = {Signal.STOP, Signal.RESTART, Signal.HIBERNATE, Signal.WAKE, Signal.ENDED}
+_FROM_PEOPLE = {Signal.STOP, Signal.PURGE, Signal.RESTART, Signal.HIBERNATE, Signal.WAKE, Signal.ENDED}
 """Signals that speak of the session, not of one browser of it."""
 _FAILURES = {Signal.BROWSER_DOWN, Signal.PAGE_CRASHED, Signal.UNHEALTHY, Signal.TIMEOUT}
+_UNDECIDED = {Stage.LAUNCHING, Stage.LOADING, Stage.SYNCING, Stage.WAITING}
+"""Stages in which the page cannot unlink the account yet, and soon can, or says that there is none."""
+_AT_REST = {Stage.FAILED, Stage.PURGED, Stage.CLOSING}
+"""Stages whose end is no failure: what they do then is done however often the session has failed before."""
 _STALLS = {Stage.LOADING, Stage.SYNCING, Stage.RECONNECTING}
 """Stages that a browser should leave by itself."""
 _BAD_REQUESTS = {"InvalidWidError", "invalid_wid", "chat_not_found", "invalid_phone_number", "msg_not_found"}

@@ -118,6 +118,7 @@ class Supervisor:
                 await self._registry.beat(self._config.worker, self._heartbeat())
                 self._last_beat = time.monotonic()
                 self._metrics.heartbeat.set_to_current_time()
+                await self._mend_states()
             except RegistryUnavailableError as error:
                 log.warning("The lease could not be renewed", extra=fields(error=error))
                 if time.monotonic() - (self._last_beat or began) > SELF_STOP_AFTER.total_seconds():
@@ -129,6 +130,13 @@ class Supervisor:
                     await self._beat_now.wait()
                     await asyncio.sleep(BEAT_GAP)
             self._beat_now.clear()
+
+    async def _mend_states(self) -> None:
+        """Redis may have come back empty: what the sessions have said is said again where it is gone."""
+        for key in await self._registry.missing(self._sessions):
+            session = self._sessions.get(key)
+            if session is not None and not session.backlog:
+                session.say_again()
 
     def _heartbeat(self, *, stopped: bool = False) -> Heartbeat:
         running = {str(key): session.running(self._per_session.get(key)) for key, session in self._sessions.items()}

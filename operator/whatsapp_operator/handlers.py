@@ -82,9 +82,24 @@ def configure(settings: kopf.OperatorSettings) -> None:
     settings.watching.chunk_size = 500
     settings.watching.label_selectors["pods"] = POD_SELECTOR
     settings.queueing.idle_timeout = 1  # a worker per object lives this long after its last event
+    settings.persistence.diffbase_storage = NoDiffBase()
     settings.execution.max_workers = 1  # for synchronous handlers, of which there are none
     settings.networking.request_timeout = 30
     settings.networking.connect_timeout = 5
+
+
+class NoDiffBase(kopf.DiffBaseStorage):
+    """Keeps nothing: our handlers take every event, so kopf need not copy each object to tell what has changed."""
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        """The part of an object to compare: none."""
+        return kopf.BodyEssence({})
+
+    def fetch(self, **_: Any) -> None:
+        """The part as it was: not known."""
+
+    def store(self, **_: Any) -> None:
+        """Nothing to keep."""
 
 
 @kopf.on.cleanup()

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import islice
 
 from kubeclient import Object
-from session_worker.contract import LEASE_DURATION, Beat, RuntimeState, SessionKey, WorkerKey
+from session_worker.contract import LEASE_DURATION, Assignment, Beat, RuntimeState, SessionKey, WorkerKey
 from session_worker.logs import fields
 from session_worker.registry import Registry, RegistryUnavailableError
 from whatsapp_operator import observation
@@ -21,12 +23,14 @@ from whatsapp_operator.fleet import Fleet, Pool, PoolKey, Session, Worker
 from whatsapp_operator.ledger import Ledger
 from whatsapp_operator.observation import Sight, UnreadableError
 from whatsapp_operator.pods import Manifest, WorkerDefaults, pod_template, template_hash
-from whatsapp_operator.resources import SessionSpec, SessionStatus
+from whatsapp_operator.resources import SessionStatus
 
 log = logging.getLogger(__name__)
 
 STATES_EVERY = 15.0
 """Seconds after which all runtime states are read anew, not only those that the stream has named."""
+STATES_AT_ONCE = 500
+"""Runtime states read in one go: the answer for a large fleet would be the largest thing in memory."""
 RELOAD_EVERY = 600.0
 """Seconds after which the cache is held against a fresh list."""
 
@@ -39,8 +43,16 @@ class KnownSession:
 
     item: Object
     session: Session
-    status: SessionStatus
-    spec: SessionSpec
+    assignment: Assignment | None
+    """What its owner has to know; None while nobody owns it."""
+    state: RuntimeState | None = None
+    joined: Session | None = None
+    """`session` with what `state` says, made when it is first asked for."""
+
+    @property
+    def status(self) -> SessionStatus:
+        """Its status as last written. Read from the object each time: few are needed, and each is 6 KiB."""
+        return SessionStatus.model_validate(self.item.get("status") or {})
 
 
 @dataclass(slots=True)
@@ -108,7 +120,7 @@ class Observer:
         fleet = Fleet(
             pools={key: known.pool for key, known in pools.items()},
             workers=workers,
-            sessions={key: self._with_state(known.session) for key, known in sessions.items()},
+            sessions={key: self._with_state(known) for key, known in sessions.items()},
         )
         return View(fleet, sessions, pools, now)
 
@@ -116,20 +128,37 @@ class Observer:
         """The sessions as on record now, our own last writes included."""
         items = self._cluster.cache.objects[Kind.SESSION]
         for pair, item in items.items():
-            key = SessionKey(*pair)
-            known = self._sessions.get(key)
-            if known is not None and known.item is item:
-                continue
-            try:
-                self._sessions[key] = KnownSession(item, *observation.session_of(item))
-            except UnreadableError as error:
-                log.warning(
-                    "A session cannot be read; is the CRD another release's?", extra=fields(session=key, error=error)
-                )
+            self._read_session(SessionKey(*pair), item)
         for key in self._sessions.keys() - items.keys():
             del self._sessions[key]
             self._states.pop(key, None)
         return self._sessions
+
+    def session(self, key: SessionKey) -> KnownSession:
+        """One session as on record now.
+
+        Raises:
+            KeyError: It is gone.
+        """
+        self._read_session(key, self._cluster.cache.objects[Kind.SESSION][key])
+        return self._sessions[key]
+
+    def _read_session(self, key: SessionKey, item: Object) -> None:
+        known = self._sessions.get(key)
+        if known is not None and known.item is item:
+            return
+        try:
+            session, _, spec = observation.session_of(item)
+        except UnreadableError as error:
+            log.warning(
+                "A session cannot be read; is the CRD another release's?", extra=fields(session=key, error=error)
+            )
+            return
+        assignment = observation.assignment_of(session, spec) if session.worker else None
+        if known is not None and known.assignment == assignment:
+            # Here as with states below: one object for equal ones takes half the memory, and is compared at no cost.
+            assignment = known.assignment
+        self._sessions[key] = KnownSession(item, session, assignment)
 
     def _read_pools(self) -> dict[PoolKey, KnownPool]:
         pools: dict[PoolKey, KnownPool] = {}
@@ -184,16 +213,28 @@ class Observer:
         wanted = set(self._sessions) if everything else self._changed & self._sessions.keys()
         self._changed = set()
         try:
-            found = await self._registry.states(wanted)
+            for part in _parts(wanted, STATES_AT_ONCE):
+                found = await self._registry.states(part)
+                for key in part:
+                    if (state := found.get(key)) is None:
+                        self._states.pop(key, None)
+                    elif state != self._states.get(key):
+                        self._states[key] = state
         except RegistryUnavailableError:
             self._changed |= wanted
             raise
-        self._states.update(found)
-        for key in wanted - found.keys():
-            self._states.pop(key, None)
         if everything:
             self._states_read_at = clock
 
-    def _with_state(self, session: Session) -> Session:
-        state, known_epoch = observation.state_for(session, self._states.get(session.key))
-        return replace(session, state=state, known_epoch=known_epoch)
+    def _with_state(self, known: KnownSession) -> Session:
+        state = self._states.get(known.session.key)
+        if known.joined is None or known.state is not state:
+            mine, known_epoch = observation.state_for(known.session, state)
+            known.state, known.joined = state, replace(known.session, state=mine, known_epoch=known_epoch)
+        return known.joined
+
+
+def _parts(keys: Iterable[SessionKey], size: int) -> Iterator[list[SessionKey]]:
+    rest = iter(keys)
+    while part := list(islice(rest, size)):
+        yield part

@@ -24,7 +24,7 @@ from kubeclient import ConflictError, KubernetesError, NotFoundError, Object, Re
 from session_worker.contract import WAHA_STATUS, Assignment, InboundEvent, Phase, SessionKey, WorkerKey
 from session_worker.logs import fields
 from session_worker.registry import Registry, RegistryUnavailableError, SupersededError
-from whatsapp_operator import observation, planner
+from whatsapp_operator import planner
 from whatsapp_operator.cluster import Cluster, Kind
 from whatsapp_operator.fleet import Life, PoolKey, Session
 from whatsapp_operator.leader import Authority
@@ -46,6 +46,11 @@ MESSAGE_EVERY = 10.0
 """Seconds between writes of a status in which only a message differs: a thousand waiting sessions share one cause."""
 CONCURRENCY = 32
 """Requests to the API server at a time."""
+SESSIONS_FOR = 1.0
+"""Seconds of a cycle after which the sessions still to do wait for the next one: however many are applied at once,
+their workers hear of them, and a worker that dies meanwhile is noticed, within about this time."""
+BATCH = 128
+"""Sessions between two looks at the clock."""
 FAILURE_DELAYS = (0.5, 1.0, 2.0, 5.0, 10.0)
 """Seconds to wait after the first, second, … failed cycle in a row."""
 
@@ -196,15 +201,7 @@ class Reconciler:
         await self._together(
             [(type(action).__name__, self._staff(view, action)) for action in plan.worker_actions], failures
         )
-        by_session = {action.session: action for action in plan.session_actions}
-        await self._together(
-            [
-                (type(action).__name__ if action else "Status", self._settle(view, session, action, waiting))
-                for key, session in view.fleet.sessions.items()
-                if self._is_news(session, action := by_session.get(key), waiting := plan.waiting.get(key))
-            ],
-            failures,
-        )
+        await self._settle_sessions(view, plan, failures)
         await self._together([("Publish", self._publish(view))], failures)
         await self._together(
             [("PoolStatus", self._tend_pool(view, plan, key, known)) for key, known in view.pools.items()], failures
@@ -214,6 +211,29 @@ class Reconciler:
                 del memory[key]
         if failures:
             raise failures[0]
+
+    async def _settle_sessions(self, view: View, plan: Plan, failures: list[Exception]) -> None:
+        """Take the sessions that need it one step further, for about `SESSIONS_FOR`; the next cycle does the rest.
+
+        Those that lost their worker or have to leave it come first, then the others by priority and age.
+        """
+        by_session = {action.session: action for action in plan.session_actions}
+        news = [
+            (session, action, waiting)
+            for key, session in view.fleet.sessions.items()
+            if self._is_news(session, action := by_session.get(key), waiting := plan.waiting.get(key))
+        ]
+        news.sort(key=lambda item: (item[1] is None or item[0].worker is None, item[0].order))
+        ends = time.monotonic() + SESSIONS_FOR
+        for start in range(0, len(news), BATCH):
+            if time.monotonic() > ends:
+                self._wake.set()
+                return
+            steps = [
+                (type(action).__name__ if action else "Status", self._settle(view, session, action, waiting))
+                for session, action, waiting in news[start : start + BATCH]
+            ]
+            await self._together(steps, failures)
 
     async def _together(self, steps: list[tuple[str, Coroutine[None, None, None]]], failures: list[Exception]) -> None:
         """Run steps side by side; each may fail by itself. `failures` gets what a later cycle has to mend."""
@@ -280,16 +300,17 @@ class Reconciler:
             return
         if isinstance(action, planner.Assign) and not session.finalizer:
             await self._cluster.set_finalizer(known.item, present=True)
-            known = self._observer.sessions()[session.key]
-        wanted = session_status(planner.after(session, action, view.now), known.status, waiting=waiting, now=view.now)
-        if self._may_wait(session.key, known.status, wanted):
+            known = self._observer.session(session.key)
+        before = known.status
+        wanted = session_status(planner.after(session, action, view.now), before, waiting=waiting, now=view.now)
+        if self._may_wait(session.key, before, wanted):
             return
         if as_json(wanted) != (known.item.get("status") or {}):
             if isinstance(action, planner.Vacate) and wanted.phase is Phase.STOPPED:
                 await self._tell_stopped(session, view.now)
             await self._cluster.write_status(Kind.SESSION, known.item, as_json(wanted))
             self._written[session.key] = time.monotonic()
-            await self._announce(known, wanted, action)
+            await self._announce(known, before, wanted, action)
         if action is None:
             self._settled[session.key] = (session, waiting)
         else:
@@ -301,8 +322,10 @@ class Reconciler:
             return False
         return time.monotonic() - self._written.get(key, 0.0) < MESSAGE_EVERY
 
-    async def _announce(self, known: KnownSession, status: SessionStatus, action: SessionAction | None) -> None:
-        if status.phase is None or status.phase == known.status.phase or status.phase not in _EVENTS:
+    async def _announce(
+        self, known: KnownSession, before: SessionStatus, status: SessionStatus, action: SessionAction | None
+    ) -> None:
+        if status.phase is None or status.phase == before.phase or status.phase not in _EVENTS:
             return
         reason, warning = _EVENTS[status.phase]
         message = action.reason if action is not None else status.message
@@ -310,7 +333,7 @@ class Reconciler:
             message = f"given to worker {action.worker.name} (epoch {action.epoch}): {action.reason}"
         log.info(
             "Session changed phase",
-            extra=fields(session=known.session.key, before=known.status.phase, phase=status.phase, reason=message),
+            extra=fields(session=known.session.key, before=before.phase, phase=status.phase, reason=message),
         )
         await self._cluster.record(
             Kind.SESSION,
@@ -350,8 +373,8 @@ class Reconciler:
             if owner is None:
                 continue
             on_record.setdefault(owner, []).append(known.session.key)
-            if not known.session.releasing:
-                desired.setdefault(owner, {})[known.session.key] = observation.assignment_of(known.session, known.spec)
+            if known.assignment is not None and not known.session.releasing:
+                desired.setdefault(owner, {})[known.session.key] = known.assignment
         term = self._authority.term
         for key, worker in view.fleet.workers.items():
             if worker.life is not Life.ENDED:
