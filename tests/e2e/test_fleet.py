@@ -176,6 +176,45 @@ async def test_sessions_wait_when_their_pool_is_deleted_and_come_back_with_it(wo
     assert await world.overlaps() == {}
 
 
+async def test_a_pool_whose_pods_cannot_start_says_why_and_leaves_the_others_alone(world: World) -> None:
+    nowhere = {"spec": {"containers": [{"name": "worker", "image": "registry.example.com/nothing:1"}]}}
+    await world.kubectl.apply(
+        world.pool(replicas=1), world.session("fine"),
+        world.pool("broken", replicas=1, template=nowhere), world.session("stuck", pool="broken"),
+    )  # fmt: skip
+    await world.kubectl.in_phase("Pairing", "fine")
+
+    async def explained() -> bool:
+        conditions = (await world.kubectl.get("wapool", "broken"))["status"]["conditions"]
+        (ready,) = [condition for condition in conditions if condition["type"] == "Ready"]
+        assert ready["status"] == "False"
+        assert "ImagePull" in ready["message"], ready["message"]
+        status = await status_of(world, "stuck")
+        return bool(status["phase"] == "Pending" and "not ready" in status["message"])
+
+    await eventually("the reason", explained)
+    # Mended, it goes on by itself.
+    await world.kubectl.apply(world.pool("broken", replicas=1))
+    await world.kubectl.in_phase("Pairing", "stuck")
+
+
+async def test_a_changed_spec_takes_effect_without_a_new_browser(world: World) -> None:
+    await world.kubectl.apply(world.pool(replicas=1), world.session("ida"))
+    await world.pair("ida")
+    before = await status_of(world, "ida")
+    await world.kubectl.apply(world.session("ida", throttle={"messagesPerMinute": 1, "burst": 1}))
+
+    async def slowed() -> bool:
+        answer = await world.client("POST", "/api/sendText", {"session": "ida", "chatId": ECHO, "text": "one more"})
+        assert answer.status in {201, 429}
+        return answer.status == 429
+
+    await eventually("the throttle", slowed)
+    after = await status_of(world, "ida")
+    assert (after["assignment"], after["restarts"]) == (before["assignment"], before["restarts"])
+    assert after["observedGeneration"] == 2
+
+
 async def test_a_namespace_with_sessions_can_be_deleted(world: World) -> None:
     await world.kubectl("create", "namespace", "tenant")
     apart = type(world.kubectl)(world.access.kubeconfig, "tenant")
