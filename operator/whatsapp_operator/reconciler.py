@@ -377,6 +377,8 @@ class Reconciler:
                 desired.setdefault(owner, {})[known.session.key] = known.assignment
         term = self._authority.term
         for key, worker in view.fleet.workers.items():
+            if not self._authority.leads:
+                raise SupersededError("the lease has run out")
             if worker.life is not Life.ENDED:
                 await self._ledger.publish(
                     key, desired.get(key, {}), on_record.get(key, ()), worker.heartbeat, term=term

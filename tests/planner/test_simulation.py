@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
 from datetime import timedelta
 from typing import Any
 
@@ -12,9 +13,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from session_worker.contract import SessionKey
 from tests.support.fleets import pool
-from tests.support.simulation import CrashError, World
+from tests.support.simulation import Process, World
+from whatsapp_operator import planner
 from whatsapp_operator.fleet import PoolKey
-from whatsapp_operator.resources import Placement
+from whatsapp_operator.resources import DeletionPolicy, Placement
 
 POOLS = ("default", "other")
 
@@ -25,7 +27,7 @@ class FleetMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.world = World([])
-        self.writes_left: int | None = None
+        self.paused: Generator[None, None, planner.Plan] | None = None
         self.added = 0
         self.changes: dict[str, Any] = {}
 
@@ -43,18 +45,11 @@ class FleetMachine(RuleBasedStateMachine):
             "max_concurrent_moves": moves,
             "drain_timeout": timedelta(seconds=30),
         }
-        self.world = World([pool(name, replicas=replicas, **self.changes) for name in POOLS], self._write)
+        self.world = World([pool(name, replicas=replicas, **self.changes) for name in POOLS])
         for _ in range(sessions):
-            self.a_session_is_applied(pool="default", priority=0)
+            self.a_session_is_applied(pool="default", priority=0, policy=DeletionPolicy.RETAIN)
         for _ in range(5):
             self.everybody_works()
-
-    def _write(self) -> None:
-        """Called before every write of the operator: it may be its last."""
-        if self.writes_left is not None:
-            if self.writes_left == 0:
-                raise CrashError
-            self.writes_left -= 1
 
     # --- Everybody
 
@@ -73,21 +68,30 @@ class FleetMachine(RuleBasedStateMachine):
 
     @rule(writes=st.integers(0, 4))
     def operator_dies_after_some_writes(self, writes: int) -> None:
-        self.writes_left = writes
-        try:
-            self.world.cycle()
-        except CrashError:
-            self.world.restart_operator()
-        finally:
-            self.writes_left = None
+        self.world.run(self.world.steps(), writes)
+        self.world.restart_operator()
+
+    @rule(writes=st.integers(0, 4))
+    def operator_is_paused_after_some_writes_and_another_takes_over(self, writes: int) -> None:
+        self.paused = self.world.steps()
+        self.world.run(self.paused, writes)
+        self.world.restart_operator()
+
+    @precondition(lambda self: self.paused is not None)
+    @rule()
+    def the_paused_operator_does_what_it_was_about_to_do(self) -> None:
+        """The one write that was on its way; before the next it finds that its lease has run out."""
+        assert self.paused is not None
+        self.world.run(self.paused, 0)
+        self.paused = None
 
     # --- Users
 
-    @rule(pool=st.sampled_from(POOLS), priority=st.integers(0, 2))
-    def a_session_is_applied(self, pool: str, priority: int) -> None:
+    @rule(pool=st.sampled_from(POOLS), priority=st.integers(0, 2), policy=st.sampled_from(DeletionPolicy))
+    def a_session_is_applied(self, pool: str, priority: int, policy: DeletionPolicy) -> None:
         if self.added < 12:
             self.added += 1
-            self.world.add(f"s{self.added}", pool, priority)
+            self.world.add(f"s{self.added}", pool, priority, policy)
 
     @precondition(lambda self: self.world.records)
     @rule(data=st.data(), wanted=st.booleans())
@@ -167,6 +171,9 @@ class FleetMachine(RuleBasedStateMachine):
 
     @rule()
     def redis_comes_back_empty(self) -> None:
+        # Three failures in one second (a pause, a takeover, and the loss of the terms) are beyond what is promised
+        # here; the lock on the profile stands against them.
+        self.paused = None
         self.world.flush()
 
     @rule(ticks=st.integers(1, 12))
@@ -227,19 +234,13 @@ def test_a_session_survives_the_operator_dying_at_every_step_of_its_handover() -
         world.settle()
         world.pools[PoolKey("ns", "default")] = pool(replicas=1, sessions_per_worker=2, template="t2")
         left = writes
-
-        def write() -> None:
-            nonlocal left
-            left -= 1
-            if left == 0:
-                raise CrashError
-
-        world.on_write = write
         for _ in range(200):
-            try:
-                world.cycle()
-            except CrashError:
-                world.restart_operator()
+            steps = world.steps()
+            for _ in steps:
+                left -= 1
+                if left == 0:
+                    world.restart_operator()
+                    break
             for key in list(world.pods):
                 world.start_pod(key)
                 world.end_deleted(key, deadline=False)
@@ -253,3 +254,40 @@ def test_a_session_survives_the_operator_dying_at_every_step_of_its_handover() -
         assert len(owners) == 1
         assert {pod.template for pod in world.pods.values()} == {"t2"}
         assert world.records[SessionKey("ns", "a")].session.epoch == 2
+
+
+def everybody_works(world: World, rounds: int) -> None:
+    for _ in range(rounds):
+        world.cycle()
+        for key in list(world.pods):
+            world.start_pod(key)
+            world.end_deleted(key, deadline=False)
+        for key in list(world.processes):
+            world.adopt(key)
+            world.finish_closing(key)
+            world.beat(key)
+        world.tick()
+        world.check()
+
+
+def test_what_a_paused_leader_was_about_to_publish_starts_no_second_browser() -> None:
+    world = World([pool(replicas=2, sessions_per_worker=2)])
+    world.add("a", "default")
+    world.settle()
+    first = world.records[SessionKey("ns", "a")].session.worker_key
+    assert first is not None
+    # The leader gives a second session to the same worker, and is paused just before it tells the worker.
+    world.add("b", "default")
+    paused = world.steps()
+    world.run(paused, 1)
+    assert world.records[SessionKey("ns", "b")].session.worker_key == first
+    # Its successor moves both to the other worker, while the first one lives on.
+    world.restart_operator()
+    world.pods[first].draining = world.now
+    everybody_works(world, 12)
+    assert {record.session.worker_key for record in world.records.values()}.isdisjoint({first})
+    # Now the old leader goes on, with what it knew.
+    world.processes.setdefault(first, Process(uid="late", last_beat=world.clock))
+    world.run(paused)
+    everybody_works(world, 4)
+    assert not world.processes[first].browsers

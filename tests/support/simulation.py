@@ -3,11 +3,14 @@
 The operator here is the real planner, the real observation and the real ledger rules, wired as `observer` and
 `reconciler` wire them; everything around it is a model that may fail between any two steps. `World.browsers` is the
 truth that nobody in the world can see: which browsers are open. `check` states what must hold at all times.
+
+A cycle of the operator is a generator that stops before each of its writes, so that it can die there, or be paused and
+go on after another operator has taken over.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -32,13 +35,10 @@ from whatsapp_operator.ledger import Page, cleared, turn
 from whatsapp_operator.observation import Sight, Tombstone, remains_of, state_for, tombstone_of, worker_of
 from whatsapp_operator.planner import Policy
 from whatsapp_operator.pods import DRAINING_ANNOTATION, POOL_LABEL, TEMPLATE_LABEL
+from whatsapp_operator.resources import DeletionPolicy
 
 STEP = 5.0
 """Seconds of one tick of the world."""
-
-
-class CrashError(Exception):
-    """The operator died between two writes."""
 
 
 @dataclass
@@ -83,6 +83,9 @@ class Record:
 class Operator:
     """The memory of one operator process; a restarted one begins with none."""
 
+    term: int = 1
+    sessions: dict[SessionKey, Record] = field(default_factory=dict)
+    """Sessions as this process last saw or wrote them."""
     pods: dict[WorkerKey, Pod] = field(default_factory=dict)
     stones: dict[WorkerKey, Tombstone] = field(default_factory=dict)
     pages: dict[WorkerKey, Page] = field(default_factory=dict)
@@ -92,7 +95,7 @@ class Operator:
 class World:
     """Everything."""
 
-    def __init__(self, pools: list[Pool], on_write: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, pools: list[Pool]) -> None:
         self.clock = 1000.0
         self.pools = {pool.key: pool for pool in pools}
         self.pods: dict[WorkerKey, Pod] = {}
@@ -103,8 +106,8 @@ class World:
         self.born: float | None = None  # when the operator first saw this Redis
         self.claims: dict[SessionKey, tuple[int, str]] = {}  # epoch and worker of the session hashes
         self.states: dict[SessionKey, RuntimeState] = {}
+        self.terms: dict[WorkerKey, int] = {}  # in Redis, with the pages
         self.operator = Operator()
-        self.on_write = on_write
         self.names = 0
         self.max_epoch: dict[SessionKey, int] = {}
         self.policy = Policy()
@@ -116,20 +119,41 @@ class World:
     # --- The operator, one cycle
 
     def restart_operator(self) -> None:
-        self.operator = Operator()
+        """Another process leads from now on, in a term of its own."""
+        self.operator = Operator(term=self.operator.term + 1)
 
     def cycle(self) -> planner.Plan:
+        """One whole cycle."""
+        return self.run(self.steps())
+
+    def run(self, steps: Generator[None, None, planner.Plan], writes: int | None = None) -> planner.Plan:
+        """Let a cycle go on, for so many writes or to its end."""
+        done = 0
+        while writes is None or done <= writes:
+            try:
+                next(steps)
+            except StopIteration as end:
+                plan: planner.Plan = end.value
+                return plan
+            done += 1
+        return planner.Plan()
+
+    def steps(self) -> Generator[None, None, planner.Plan]:
+        """A cycle of the present leader, pausing before each write."""
         memory = self.operator
         self._see_pods(memory)
+        memory.sessions = {key: replace(record) for key, record in self.records.items()}
         fleet = self._observe(memory)
         plan = planner.plan(fleet, self.policy, self.now)
         for action in plan.worker_actions:
+            yield
             self._staff(memory, action)
         by_session = {action.session: action for action in plan.session_actions}
         for key, session in fleet.sessions.items():
             if (step := by_session.get(key)) is not None:
-                self._settle(session, step)
-        self._publish(memory, fleet)
+                yield
+                self._settle(memory, session, step)
+        yield from self._publish(memory, fleet)
         return plan
 
     def _see_pods(self, memory: Operator) -> None:
@@ -183,7 +207,6 @@ class World:
         return self.clock - memory.silent_since.setdefault(key, self.clock)
 
     def _staff(self, memory: Operator, action: planner.WorkerAction) -> None:
-        self.on_write()
         match action:
             case planner.CreateWorker():
                 self.names += 1
@@ -192,15 +215,17 @@ class World:
                 pod = Pod(uid=f"uid{self.names}", pool=action.pool.name, created=self.clock, template=pool.template)
                 self.pods[key] = memory.pods[key] = pod
             case planner.DrainWorker():
-                self.pods[action.worker].draining = self.now
+                if (found := self.pods.get(action.worker)) is not None:
+                    found.draining = self.now
             case planner.DeleteWorker():
                 self.delete_pod(action.worker)
 
-    def _settle(self, seen: Session, action: planner.SessionAction) -> None:
-        record = self.records[seen.key]
-        self.on_write()
+    def _settle(self, memory: Operator, seen: Session, action: planner.SessionAction) -> None:
+        record = self.records.get(seen.key)
+        if record is None or record.version != memory.sessions[seen.key].version:
+            return  # a conflict: somebody else has changed it
         if isinstance(action, planner.Finalize):
-            del self.records[seen.key]
+            del self.records[seen.key], memory.sessions[seen.key]
             return
         record.session = replace(planner.after(record.session, action, self.now), state=None, finalizer=True)
         record.version += 1
@@ -209,31 +234,39 @@ class World:
         if isinstance(action, planner.Assign):
             assert epoch > self.max_epoch.get(seen.key, 0), "a change of owner without a new epoch"
         self.max_epoch[seen.key] = epoch
+        memory.sessions[seen.key] = replace(record)
 
-    def _publish(self, memory: Operator, fleet: Fleet) -> None:
+    def _publish(self, memory: Operator, fleet: Fleet) -> Generator[None]:
         desired: dict[WorkerKey, dict[SessionKey, Assignment]] = {}
         on_record: dict[WorkerKey, list[SessionKey]] = {}
-        for key, record in self.records.items():
+        for key, record in memory.sessions.items():
             session = record.session
             if (owner := session.worker_key) is None:
                 continue
             on_record.setdefault(owner, []).append(key)
             if not session.releasing:
+                purge = session.deletion_policy if session.deleting_since else DeletionPolicy.RETAIN
+                spec = WorkerSpec(purge=None if purge is DeletionPolicy.RETAIN else purge.value)
                 desired.setdefault(owner, {})[key] = Assignment(
-                    epoch=session.epoch, uid=session.uid, generation=1, spec=WorkerSpec()
+                    epoch=session.epoch, uid=session.uid, generation=1, spec=spec
                 )
         for worker in fleet.workers.values():
             before = memory.pages.get(worker.key, Page())
-            after = turn(
-                before,
-                desired.get(worker.key, {}),
-                on_record.get(worker.key, ()),
-                worker.heartbeat,
-                clock=int(self.clock * 1000),
-            )
+
+            def turned(worker: Worker = worker, before: Page = before) -> Page:
+                wanted, recorded = desired.get(worker.key, {}), on_record.get(worker.key, ())
+                return turn(before, wanted, recorded, worker.heartbeat, clock=int(self.clock * 1000))
+
+            after = turned()
             if after.revision != before.revision:
-                self.on_write()
+                yield
+                after = turned()  # the worst case: the clock is read when the pause is over
+                stored = self.pages.get(worker.key, Page())
+                if memory.term < self.terms.get(worker.key, 0) or after.revision <= stored.revision:
+                    memory.pages.pop(worker.key, None)
+                    continue  # Redis refuses it
                 self.pages[worker.key] = after
+                self.terms[worker.key] = memory.term
             memory.pages[worker.key] = after
 
     def _pod_object(self, key: WorkerKey, pod: Pod) -> dict[str, object]:
@@ -309,6 +342,8 @@ class World:
                 process.closing.add(session)
         for session, wanted in page.assignments.items():
             if session in process.browsers:
+                if wanted.spec.purge is not None and (state := self.states.get(session)) is not None:
+                    self.states[session] = state.model_copy(update={"purged": True})
                 continue
             epoch, owner = self.claims.get(session, (0, key.name))
             if wanted.epoch < epoch or (wanted.epoch == epoch and owner != key.name):
@@ -364,14 +399,18 @@ class World:
         """Redis comes back empty."""
         self.born = None
         self.pages.clear()
+        self.terms.clear()
         self.beats.clear()
         self.claims.clear()
         self.states.clear()
 
-    def add(self, name: str, pool: str, priority: int = 0) -> None:
+    def add(
+        self, name: str, pool: str, priority: int = 0, deletion_policy: DeletionPolicy = DeletionPolicy.RETAIN
+    ) -> None:
         key = SessionKey("ns", name)
         self.max_epoch.pop(key, None)
-        session = Session(key=key, uid=name, generation=1, created=self.now, pool=pool, priority=priority)
+        session = Session(key=key, uid=name, generation=1, created=self.now, pool=pool)
+        session = replace(session, priority=priority, deletion_policy=deletion_policy)
         self.records[key] = Record(session)
 
     def edit(self, key: SessionKey, **changes: object) -> None:

@@ -35,7 +35,7 @@ from session_worker.contract import (
     session_key,
     worker_key,
 )
-from session_worker.registry import Publication, Registry, RegistryUnavailableError
+from session_worker.registry import Publication, Registry, RegistryUnavailableError, SupersededError
 from tests.support.people import eventually
 from tests.support.redis_server import RedisServer
 
@@ -277,6 +277,16 @@ async def test_the_later_publication_stays(
     found = await registry.assigned(worker)
     assert found == Publication(kept, {session: assignment(kept)})
     assert await registry.revisions([worker]) == {worker: kept}
+
+
+async def test_a_leader_of_the_past_cannot_publish_whatever_its_revision(
+    registry: Registry, worker: WorkerKey, session: SessionKey
+) -> None:
+    await registry.publish(worker, Publication(7, {}, term=2))
+    with pytest.raises(SupersededError):
+        await registry.publish(worker, Publication(100, {session: assignment(1)}, term=1))
+    assert await registry.assigned(worker) == Publication(7, {}, term=2)
+    assert await registry.publish(worker, Publication(8, {session: assignment(2)}, term=2)) == 0
 
 
 # --- Inbound events and their delivery
