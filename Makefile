@@ -1,7 +1,7 @@
 # Everything a developer or a user runs. Each target installs what it needs and says what it does.
 
 PYTHON := .venv/bin/python
-UNIT := $(wildcard tests/planner tests/operator tests/worker tests/gateway tests/sandbox)
+UNIT := $(wildcard tests/planner tests/operator tests/worker tests/gateway tests/chart tests/sandbox)
 STAMP := .venv/.complete
 
 .DEFAULT_GOAL := help
@@ -38,12 +38,14 @@ lint: setup ## Style, import directions, generated files
 	$(PYTHON) -m ruff format --check .
 	.venv/bin/lint-imports
 	@$(PYTHON) -m whatsapp_operator.crds --check crds
+	@$(PYTHON) scripts/chart.py --check
 
 types: setup ## mypy, strict
 	$(PYTHON) -m mypy
 
-crds: setup ## Write crds/ from the models
+crds: setup ## Write crds/ and what the chart takes from them
 	$(PYTHON) -m whatsapp_operator.crds crds
+	$(PYTHON) scripts/chart.py
 
 bench: setup ## Speed, as ratios against a baseline in the same run
 	$(PYTHON) -m bench

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import ipaddress
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from sandbox.kube.defaulting import qos_class
@@ -195,7 +195,10 @@ def _container(container: JsonObject, path: str, volumes: set[str], *, init: boo
     yield from _resources(container.get("resources") or {}, f"{path}.resources")
 
 
-def _pod_spec(spec: JsonObject, path: str, restart_policies: tuple[str, ...]) -> Iterator[FieldError]:
+def _pod_spec(
+    spec: JsonObject, path: str, restart_policies: tuple[str, ...], claims: Iterable[str] = ()
+) -> Iterator[FieldError]:
+    """`claims` are the volumes that a StatefulSet adds to its pods."""
     volumes: set[str] = set()
     for index, volume in enumerate(spec.get("volumes") or []):
         where = f"{path}.volumes[{index}]"
@@ -210,6 +213,7 @@ def _pod_spec(spec: JsonObject, path: str, restart_policies: tuple[str, ...]) ->
         if len(sources) > 1:
             yield forbidden_field(f"{where}.{sources[1]}", "may not specify more than 1 volume type")
         volumes.add(name)
+    volumes.update(claims)
     if not spec.get("containers"):
         yield required(f"{path}.containers")
     seen: set[str] = set()
@@ -320,7 +324,8 @@ def workload(*, restart_policies: tuple[str, ...] = ("Always",)) -> Validator:
         if old is not None and selector != (old.get("spec") or {}).get("selector"):
             errors.append(invalid_value("spec.selector", selector, _IMMUTABLE))
         if old is None or template != (old.get("spec") or {}).get("template"):
-            errors += _pod_spec(template.get("spec") or {}, "spec.template.spec", restart_policies)
+            claims = [claim["metadata"]["name"] for claim in spec.get("volumeClaimTemplates") or []]
+            errors += _pod_spec(template.get("spec") or {}, "spec.template.spec", restart_policies, claims)
         return errors
 
     return validate
