@@ -5,10 +5,10 @@ UNIT := $(wildcard tests/planner tests/operator tests/worker tests/gateway tests
 STAMP := .venv/.complete
 
 .DEFAULT_GOAL := help
-.PHONY: help setup fmt lint types test test-all test-real demo crds images bench clean
+.PHONY: help setup fmt lint types test test-all test-real demo crds images bench bench-operator clean
 
 help: ## Show this help
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Install what is missing: Debian packages, a virtual environment, wa-js
 
@@ -49,6 +49,9 @@ crds: setup ## Write crds/ and what the chart takes from them
 
 bench: setup ## Speed, as ratios against a baseline in the same run
 	$(PYTHON) -m bench
+
+bench-operator: setup ## The operator at SESSIONS=1000 with simulated workers; a real API server with KUBEBUILDER_ASSETS
+	$(PYTHON) -m bench.operator --sessions $(or $(SESSIONS),1000)
 
 images: ## Build the three images (podman or docker)
 	@scripts/images.sh
