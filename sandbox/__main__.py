@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -141,7 +142,8 @@ async def _up(arguments: argparse.Namespace, console: Console) -> int:
             "Ctrl-C ends everything.",
         ):
             console.print(line, highlight=False, soft_wrap=True)
-        await asyncio.Event().wait()
+        with contextlib.suppress(asyncio.CancelledError):  # how a person ends it
+            await asyncio.Event().wait()
     return 0
 
 
@@ -151,10 +153,9 @@ async def _demo(arguments: argparse.Namespace, console: Console) -> int:
         await demo.show()
         if os.environ.get("DEMO_ONCE") == "1":
             return 0
-        try:
-            await asyncio.Event().wait()
-        finally:
-            console.print("\nStopping …")
+        with contextlib.suppress(asyncio.CancelledError):  # how a person ends it
+            await demo.stay()
+        console.print("\nStopping …")
     return 0
 
 

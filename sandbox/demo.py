@@ -84,12 +84,14 @@ class Demo:
         self._stack = contextlib.AsyncExitStack()
         self._began = time.monotonic()
         self._sandbox = Sandbox(options)
+        self._inbox = Inbox()
 
     async def __aenter__(self) -> Self:
         if shutil.which("kubectl") is None:
             raise DemoError("kubectl is not installed (Debian: apt-get install kubernetes-client)")
         self._step("Starting a cluster: API server, node, Redis, WhatsApp stand-in, operator, gateway")
         try:
+            await self._stack.enter_async_context(self._inbox)
             await self._stack.enter_async_context(self._sandbox)
         except BaseException:
             await self._stack.aclose()
@@ -113,7 +115,8 @@ class Demo:
         Raises:
             DemoError: A step took too long.
         """
-        async with Inbox() as inbox, GatewayClient(self._access) as gateway:
+        inbox = self._inbox
+        async with GatewayClient(self._access) as gateway:
             self._step("kubectl apply -f examples/")
             await self._kubectl("apply", "-f", str(ROOT / "examples"))
             await self._watch("every session shows its QR code", {"Pairing"})
@@ -136,6 +139,14 @@ class Demo:
         await self._kubectl("get", "wa")
         await self._kubectl("get", "wapool")
         self._advise(await self._worker())
+
+    async def stay(self) -> None:
+        """Print what else comes in by webhook, until cancelled."""
+        while True:
+            payload = (await self._inbox.next("message"))["payload"]
+            self._console.print(
+                f"← webhook   {payload['from']}: {payload['body']!r}", highlight=False, soft_wrap=True, markup=False
+            )
 
     # --- Steps
 
