@@ -5,7 +5,7 @@ UNIT := $(wildcard tests/planner tests/operator tests/worker tests/gateway tests
 STAMP := .venv/.complete
 
 .DEFAULT_GOAL := help
-.PHONY: help setup fmt lint types test test-all test-real demo crds images bench bench-operator clean
+.PHONY: help setup fmt lint types test test-all test-real demo crds images bench bench-operator bench-density clean
 
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ bench: setup ## Speed, as ratios against a baseline in the same run
 
 bench-operator: setup ## The operator at SESSIONS=1000 with simulated workers; a real API server with KUBEBUILDER_ASSETS
 	$(PYTHON) -m bench.operator --sessions $(or $(SESSIONS),1000)
+
+bench-density: setup ## Memory, CPU and time of a session against a default launch (needs Debian's chromium, too)
+	$(PYTHON) -m bench.density
 
 images: ## Build the three images (podman or docker)
 	@scripts/images.sh

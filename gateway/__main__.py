@@ -25,8 +25,8 @@ from session_worker.registry import Registry
 
 log = logging.getLogger(__name__)
 
-SHUTDOWN = 30.0
-"""Seconds that requests under way get to end."""
+SHUTDOWN = 20.0
+"""Seconds that requests under way get to end: less than a pod gets, together with `DRAIN_SECONDS`."""
 
 
 async def run(config: GatewayConfig) -> None:
@@ -37,7 +37,7 @@ async def run(config: GatewayConfig) -> None:
     router = Router(registry, store, config.worker_token)
     metrics = GatewayMetrics()
     services = Services(config=config, registry=registry, store=store, router=router, metrics=metrics)
-    dispatcher = WebhookDispatcher(registry, store, metrics)
+    dispatcher = WebhookDispatcher(registry, store, metrics, services.postman)
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
@@ -52,6 +52,10 @@ async def run(config: GatewayConfig) -> None:
         runners.append(runner)
     log.info("Gateway started", extra=fields(port=config.port, namespace=config.namespace))
     await ended.wait()
+    # Not ready any more: whoever balances the load learns it before the port closes.
+    services.leaving = True
+    log.info("Gateway ends", extra=fields(drain=config.drain))
+    await asyncio.sleep(config.drain)
     for runner in runners:
         await runner.cleanup()
     await dispatcher.stop()

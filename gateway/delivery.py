@@ -8,10 +8,15 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import mimetypes
+import os
+import platform
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
+from urllib.parse import quote
 
 from ulid import ULID
 
@@ -22,6 +27,8 @@ MAX_DELAY = 3600.0
 """Seconds; exponential delays stop growing here."""
 JITTER = 0.2
 """Share by which exponential delays are spread, as in WAHA."""
+WORKER_ID = os.environ.get("WAHA_WORKER_ID") or os.environ.get("POD_NAME") or socket.gethostname()
+"""Names this process in answers and events."""
 TIMEOUT = 15.0
 """Seconds that a receiver may take to answer."""
 
@@ -81,11 +88,18 @@ def receivers_of(spec: Mapping[str, Any]) -> list[Receiver]:
 
 def environment() -> dict[str, Any]:
     """What WAHA tells of the server in every event."""
-    return {"version": version("whatsapp-operator"), "engine": ENGINE, "tier": "CORE", "browser": "chromium"}
+    return {
+        "version": version("whatsapp-operator"),
+        "engine": ENGINE,
+        "tier": "CORE",
+        "browser": "chromium",
+        "platform": f"{platform.system().lower()}/{platform.machine()}",
+        "worker": {"id": WORKER_ID},
+    }
 
 
-def envelope(event: InboundEvent, session: str, metadata: Mapping[str, str]) -> dict[str, Any]:
-    """The body of a webhook, and a frame of the websocket."""
+def envelope(event: InboundEvent, session: str, metadata: Mapping[str, str], base_url: str = "") -> dict[str, Any]:
+    """The body of a webhook, and a frame of the websocket. `base_url` begins the addresses of files."""
     return {
         "id": event.id,
         "timestamp": event.timestamp,
@@ -93,15 +107,44 @@ def envelope(event: InboundEvent, session: str, metadata: Mapping[str, str]) -> 
         "session": session,
         "metadata": dict(metadata),
         "me": _me(event.account),
-        "payload": _payload(event, session),
+        "payload": _payload(event, session, base_url),
         "engine": ENGINE,
         "environment": environment(),
     }
 
 
-def _payload(event: InboundEvent, session: str) -> dict[str, Any]:
-    # Workers know the object's name, which is not the client's where that is no valid one.
-    return {**event.payload, "name": session} if event.event == "session.status" else event.payload
+def _payload(event: InboundEvent, session: str, base_url: str) -> dict[str, Any]:
+    if event.event == "session.status":
+        # Workers know the object's name, which is not the client's where that is no valid one.
+        return {**event.payload, "name": session}
+    shown: dict[str, Any] = with_media(event.payload, base_url, session)
+    return shown
+
+
+def with_media(answer: Any, base_url: str, session: str, *, shown: bool = True) -> Any:
+    """Messages with the addresses of their files; `shown` is whether the client wants files at all.
+
+    A file is fetched from WhatsApp when somebody asks for its address, so nothing has to be stored.
+    """
+    if isinstance(answer, list):
+        return [with_media(item, base_url, session, shown=shown) for item in answer]
+    if not isinstance(answer, dict):
+        return answer
+    if "lastMessage" in answer:
+        return {**answer, "lastMessage": with_media(answer["lastMessage"], base_url, session, shown=shown)}
+    if not answer.get("hasMedia") or "id" not in answer:
+        return answer
+    if not shown:
+        return {**answer, "media": None}
+    media = answer.get("media") or {}
+    url = f"{base_url}/api/files/{quote(session)}/{quote(answer['id'], safe='@')}{extension(media.get('mimetype'))}"
+    return {**answer, "media": {**media, "url": url}, "mediaUrl": url}
+
+
+def extension(mimetype: str | None) -> str:
+    """The ending of a file's name; there is always one, so that it can be taken away again."""
+    plain = (mimetype or "").partition(";")[0].strip()
+    return {"audio/ogg": ".oga", "image/jpeg": ".jpeg"}.get(plain) or mimetypes.guess_extension(plain) or ".bin"
 
 
 def _me(account: Account | None) -> dict[str, Any] | None:

@@ -8,12 +8,22 @@ call again whose outcome is unknown.
 from __future__ import annotations
 
 import asyncio
+import io
 from typing import Any
 
 import aiohttp
 
 from gateway import translation
-from gateway.errors import BadRequestError, BusyError, StatusError, UnknownOutcomeError, UnprocessableError
+from gateway.errors import (
+    BadRequestError,
+    BusyError,
+    NoSessionError,
+    NotFoundError,
+    NotImplementedByEngineError,
+    StatusError,
+    UnknownOutcomeError,
+    UnprocessableError,
+)
 from gateway.store import SessionStore
 from kubeclient import Object
 from session_worker.contract import (
@@ -33,8 +43,8 @@ from session_worker.contract import (
 )
 from session_worker.registry import Registry, RegistryUnavailableError
 
-CALL_TIMEOUT = 90.0
-"""Seconds for a whole call: pacing may hold a message for 30, the page may take 30."""
+CALL_TIMEOUT = 120.0
+"""Seconds for a whole call: pacing may hold a message for 30, the page may take 60 for one with a file."""
 CONNECT_TIMEOUT = 3.0
 MOVE_WAIT = 8.0
 """Seconds to wait for a session that is moving to another worker before the client is told to come back."""
@@ -95,7 +105,12 @@ class Router:
         Raises:
             ApiError: It was refused, or its outcome is not known.
         """
-        item = await self._store.get(session)
+        try:
+            item = await self._store.get(session)
+        except NotFoundError:
+            raise NoSessionError(session) from None
+        if not translation.is_wanted(item):
+            raise NoSessionError(session)
         path = call_path(self._store.key(item), method)
         return await self._ask_owner(session, path, params, [WahaStatus.WORKING])
 
@@ -130,7 +145,8 @@ class Router:
         self, session: str, state: RuntimeState, path: str, params: dict[str, Any], expected: list[WahaStatus]
     ) -> Any:
         assert self._http is not None
-        body = CallRequest(epoch=state.epoch, params=params).to_json()
+        # A stream, because aiohttp would write a large text in one go and hold up everybody else.
+        body = io.BytesIO(CallRequest(epoch=state.epoch, params=params).to_json().encode())
         headers = {"Content-Type": "application/json"}
         try:
             async with self._http.post(f"http://{state.address}{path}", data=body, headers=headers) as response:
@@ -161,5 +177,9 @@ def _refused(session: str, error: CallError, expected: list[WahaStatus]) -> Exce
             return BusyError(error.message, status=429, retry_after=error.retry_after or 1)
         case Refusal.PAGE:
             return UnprocessableError(error.message)
+        case Refusal.NOT_FOUND:
+            return NotFoundError(error.message)
+        case Refusal.NOT_IMPLEMENTED:
+            return NotImplementedByEngineError()
         case Refusal.UNKNOWN:
             return UnknownOutcomeError(error.message)

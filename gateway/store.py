@@ -225,6 +225,20 @@ class SessionStore:
         values = await self._read_secret(ref["name"])
         return values.get(ref["key"])
 
+    async def own_values(self, prefix: str) -> dict[str, str]:
+        """Values of our own Secret whose names begin with `prefix`, by the rest of their names.
+
+        Raises:
+            KubernetesError: The Secret cannot be read now.
+        """
+        values = await self._read_secret(self._secret)
+        return {name.removeprefix(prefix): text for name, text in values.items() if name.startswith(prefix)}
+
+    async def keep_own_values(self, values: dict[str, str | None]) -> None:
+        """Put values into our own Secret; None takes one out."""
+        encoded = {name: text and base64.b64encode(text.encode()).decode() for name, text in values.items()}
+        await self._change_secret({"data": encoded})
+
     async def _read_secret(self, name: str) -> dict[str, str]:
         known = self._secrets.get(name)
         if known is not None and time.monotonic() - known[0] < _SECRET_LIFE:

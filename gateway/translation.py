@@ -202,12 +202,17 @@ def _webhook_config(webhook: dict[str, Any]) -> WebhookConfig:
 # --- Status
 
 
+def is_wanted(item: Object) -> bool:
+    """Whether a session is to run."""
+    return item["spec"].get("state", "Running") == "Running" and "deletionTimestamp" not in item["metadata"]
+
+
 def phase_of(item: Object, state: RuntimeState | None) -> Phase:
     """The phase of a session: what its owner says if that is current, else what is on record."""
     status = item.get("status") or {}
     assignment = status.get("assignment") or {}
     owner = assignment.get("worker")
-    wanted = item["spec"].get("state", "Running") == "Running" and "deletionTimestamp" not in item["metadata"]
+    wanted = is_wanted(item)
     if not owner:
         return Phase.PENDING if wanted else Phase.STOPPED
     if not wanted or assignment.get("releasing"):

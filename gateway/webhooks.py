@@ -20,6 +20,7 @@ from gateway import translation
 from gateway.delivery import TIMEOUT, Receiver, envelope, receivers_of, request_for
 from gateway.metrics import GatewayMetrics
 from gateway.store import SessionStore
+from gateway.targets import ForbiddenTargetError, Rules, client
 from kubeclient import KubernetesError, Object
 from session_worker.contract import Delivery, InboundEvent, SessionKey
 from session_worker.logs import fields
@@ -41,24 +42,70 @@ LOOK_BACK = 300.0
 FAILURE_DELAY = 2.0
 
 
+class Postman:
+    """Takes one event to one receiver."""
+
+    def __init__(self, store: SessionStore, metrics: GatewayMetrics, *, rules: Rules, base_url: str = "") -> None:
+        self._store = store
+        self._metrics = metrics
+        self._rules = rules
+        self._base_url = base_url
+        self._http: aiohttp.ClientSession | None = None
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        if self._http is not None:
+            await self._http.close()
+            self._http = None
+
+    async def deliver(self, item: Object, receiver: Receiver, event: InboundEvent) -> str:
+        """One request; what went wrong, empty when the receiver took the event.
+
+        Raises:
+            KubernetesError: The Secret with the receiver's key cannot be read now.
+        """
+        key = None
+        if receiver.hmac_ref is not None:
+            key = await self._store.secret_value(dict(receiver.hmac_ref))
+            if key is None:
+                return f"Secret {receiver.hmac_ref['name']} has no key {receiver.hmac_ref['key']}"
+        session, metadata = translation.session_name(item), item["spec"].get("metadata") or {}
+        request = request_for(envelope(event, session, metadata, self._base_url), receiver, key=key, now=time.time())
+        if self._http is None:
+            self._http = client(self._rules, timeout=TIMEOUT, limit=SESSIONS_AT_A_TIME)
+        try:
+            self._rules.check_url(receiver.url)
+            async with self._http.post(
+                receiver.url, data=request.body, headers=request.headers, allow_redirects=False
+            ) as response:
+                if response.status >= 300:
+                    return f"status {response.status}"
+        except ForbiddenTargetError as error:
+            return str(error)
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            return type(error).__name__
+        self._metrics.webhooks.labels("delivered").inc()
+        self._metrics.webhook_age.observe(max(0.0, time.time() - event.timestamp / 1000))
+        return ""
+
+
 class WebhookDispatcher:
     """Delivers events until it is stopped."""
 
-    def __init__(self, registry: Registry, store: SessionStore, metrics: GatewayMetrics) -> None:
+    def __init__(
+        self, registry: Registry, store: SessionStore, metrics: GatewayMetrics, postman: Postman | None = None
+    ) -> None:
         self._registry = registry
         self._store = store
         self._metrics = metrics
         self._holder = uuid.uuid4().hex
-        self._http: aiohttp.ClientSession | None = None
+        self._postman = postman or Postman(store, metrics, rules=Rules(private=True))
         self._task: asyncio.Task[None] | None = None
         self._busy: dict[SessionKey, asyncio.Task[None]] = {}
         self._stopping = False
 
     async def start(self) -> None:
         """Begin to deliver."""
-        self._http = aiohttp.ClientSession(
-            timeout=aiohttp.ClientTimeout(total=TIMEOUT), connector=aiohttp.TCPConnector(limit=SESSIONS_AT_A_TIME)
-        )
         self._task = asyncio.create_task(self._run(), name="webhooks")
 
     async def stop(self) -> None:
@@ -68,8 +115,7 @@ class WebhookDispatcher:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         await asyncio.gather(*self._busy.values(), return_exceptions=True)
-        if self._http is not None:
-            await self._http.close()
+        await self._postman.aclose()
 
     async def _run(self) -> None:
         swept = 0.0
@@ -106,6 +152,9 @@ class WebhookDispatcher:
             item = self._store.by_key(session)
             due = await self._deliver(session, item) if item is not None else None
             await self._registry.end_delivery(session, self._holder, due=due)
+            if due is None:
+                # Everybody has had everything, and a receiver that is added now looks back no further.
+                await self._registry.trim_inbound(session, LOOK_BACK)
             if due is None and item is not None and await self._left(session, item):
                 # An event came in after the last look, while the session was still marked as due.
                 await self._registry.wake_delivery(session, time.time())
@@ -159,7 +208,7 @@ class WebhookDispatcher:
         if not receiver.wants(event.event):
             return done
         await self._registry.take_delivery(session, self._holder, LOCK_LIFE)
-        problem = await self._attempt(item, receiver, event)
+        problem = await self._postman.deliver(item, receiver, event)
         if not problem:
             return done
         failed = before.attempts + 1
@@ -174,25 +223,3 @@ class WebhookDispatcher:
             return done
         self._metrics.webhooks.labels("failed").inc()
         return Delivery(done=before.done, attempts=failed, due=time.time() + delay)
-
-    async def _attempt(self, item: Object, receiver: Receiver, event: InboundEvent) -> str:
-        """One request; what went wrong, empty when the receiver took the event."""
-        assert self._http is not None
-        key = None
-        if receiver.hmac_ref is not None:
-            key = await self._store.secret_value(dict(receiver.hmac_ref))
-            if key is None:
-                return f"Secret {receiver.hmac_ref['name']} has no key {receiver.hmac_ref['key']}"
-        body = envelope(event, translation.session_name(item), item["spec"].get("metadata") or {})
-        request = request_for(body, receiver, key=key, now=time.time())
-        try:
-            async with self._http.post(
-                receiver.url, data=request.body, headers=request.headers, allow_redirects=False
-            ) as response:
-                if response.status >= 300:
-                    return f"status {response.status}"
-        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            return type(error).__name__
-        self._metrics.webhooks.labels("delivered").inc()
-        self._metrics.webhook_age.observe(max(0.0, time.time() - event.timestamp / 1000))
-        return ""

@@ -305,7 +305,8 @@ def _api_flags(credentials: _Credentials, etcd_url: str, port: int) -> list[str]
         "--requestheader-extra-headers-prefix=X-Remote-Extra-",
         f"--proxy-client-cert-file={credentials.front_client[0]}",
         f"--proxy-client-key-file={credentials.front_client[1]}",
-        "--enable-aggregator-routing=true",
+        # Other API servers are reached through services that lead to loopback by name; endpoints must not.
+        "--enable-aggregator-routing=false",
         # The server would write its own address into the endpoints of its service, and loopback is not allowed there.
         "--endpoint-reconciler-type=none",
         "--allow-privileged=true",

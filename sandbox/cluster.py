@@ -16,7 +16,7 @@ import secrets
 import shutil
 import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final, Self
@@ -27,7 +27,9 @@ import yaml
 from kubeclient import KubeClient, PatchKind, path_of
 from sandbox.assets import ControlPlane
 from sandbox.kube import KubeStandIn
+from sandbox.kube.autoscaler import Autoscaler
 from sandbox.kube.clients import connect
+from sandbox.kube.metrics import MetricsServer, publish
 from sandbox.kube.scheduler import Scheduler
 from sandbox.kubelet import PodRunner
 from sandbox.kubelet.container import Settings as RunnerSettings
@@ -45,6 +47,8 @@ _HOST: Final = "127.0.0.1"
 _START_SECONDS: Final = 60.0
 _STOP_SECONDS: Final = 40.0
 _POLL_SECONDS: Final = 0.1
+_SOURCE: Final = "operator-external-metrics"
+"""Service of the operator's own metric source."""
 _NODE: Final = {"cpu": "64", "memory": "256Gi", "pods": "250"}
 """What the node promises: more than the machine has, since idle sessions use little of what their pods request."""
 
@@ -101,6 +105,8 @@ class Options:
     gateway_port: int = 0
     """0: any free one."""
     whatsapp_port: int = 0
+    autoscaler_period: int = 15
+    """Seconds between two looks of the HPA controller, and between two measurements of what pods use."""
 
 
 class Part:
@@ -202,7 +208,7 @@ class Sandbox:
                 settings=self._options.runner,
             )
         )
-        gateway_port, gateway_metrics, operator_port, operator_metrics = free_ports(4)
+        gateway_port, gateway_metrics, operator_port, operator_metrics, source_port = free_ports(5)
         gateway_port = self._options.gateway_port or gateway_port
         self.access = Access(
             directory=str(self._directory.resolve()),
@@ -215,7 +221,8 @@ class Sandbox:
         )
         self.access.save()
         common = {"KUBECONFIG": self.access.kubeconfig, "REDIS_URL": redis_url, "HOST": _HOST}
-        self.operator = self._operator("operator", operator_port, operator_metrics)
+        extras = await self._serve_metrics(source_port, operator_metrics) if self._options.kubeconfig is None else {}
+        self.operator = self._operator("operator", operator_port, operator_metrics, extras)
         self.gateway = Part(
             "gateway",
             "gateway",
@@ -252,9 +259,27 @@ class Sandbox:
             elif found != lock:
                 found.unlink()
 
-    def _operator(self, name: str, port: int, metrics_port: int) -> Part:
+    async def _serve_metrics(self, port: int, metrics_port: int) -> dict[str, str]:
+        """Measure pods, and let the API server find the operator's own metric; its variables for that.
+
+        A cluster that runs already may have providers of both.
+        """
+        assert self.client is not None
+        await self._stack.enter_async_context(MetricsServer(self.client, period=self._options.autoscaler_period))
+        await publish(self.client, "default", _SOURCE, port)
+        return {
+            "DEMAND_URL": f"http://{_HOST}:{metrics_port}",
+            "EXTERNAL_METRICS": "true",
+            "EXTERNAL_METRICS_PORT": str(port),
+            "EXTERNAL_METRICS_SERVICE": _SOURCE,
+            "EXTERNAL_METRICS_SERVICE_PORT": str(port),
+            "POD_NAMESPACE": "default",
+        }
+
+    def _operator(self, name: str, port: int, metrics_port: int, extras: Mapping[str, str] | None = None) -> Part:
         assert self.access is not None
         environment = {
+            **(extras or {}),
             "KUBECONFIG": self.access.kubeconfig,
             "REDIS_URL": self.access.redis_url,
             "HOST": _HOST,
@@ -316,8 +341,13 @@ class Sandbox:
             self.notes.append(f"The API server is the one of {options.kubeconfig}.")
             return options.kubeconfig
         if options.assets is not None:
+            period = f"--horizontal-pod-autoscaler-sync-period={options.autoscaler_period}s"
             plane = await self._stack.enter_async_context(
-                ControlPlane(options.assets, self._directory / "control-plane")
+                ControlPlane(
+                    options.assets,
+                    self._directory / "control-plane",
+                    flags={"kube-controller-manager": [period]},
+                )
             )
             self.notes += ["The API server is a real kube-apiserver with etcd.", *plane.missing]
             return plane.kubeconfig
@@ -326,8 +356,12 @@ class Sandbox:
         stand_in.write_kubeconfig(kubeconfig)
         client = await connect(kubeconfig)
         self._stack.push_async_callback(client.aclose)
-        scheduler = asyncio.create_task(Scheduler(client).run(), name="scheduler")
-        self._stack.push_async_callback(_cancel, scheduler)
+        loops = {
+            "scheduler": Scheduler(client).run(),
+            "autoscaler": Autoscaler(client, period=options.autoscaler_period).run(),
+        }
+        for name, loop in loops.items():
+            self._stack.push_async_callback(_cancel, asyncio.create_task(loop, name=name))
         self.notes.append("The API server is the sandbox's stand-in; its limits are in sandbox/README.md.")
         return kubeconfig
 

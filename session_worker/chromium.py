@@ -31,9 +31,13 @@ from urllib.parse import urlsplit
 import pyppeteer
 from pyppeteer.errors import PyppeteerError
 
+from session_worker.contract import Proxy
 from session_worker.logs import fields
 
 log = logging.getLogger(__name__)
+# At DEBUG both write down everything that passes between us and the browser: message texts, codes, passwords.
+for _name in ("pyppeteer", "websockets"):
+    logging.getLogger(_name).setLevel(logging.WARNING)
 
 START_TIMEOUT = 45.0
 """Seconds until a started browser must have opened its debugging port."""
@@ -134,7 +138,7 @@ def find_wa_js(variable: str | None) -> str:
     raise FileNotFoundError(f"wa-js is not installed (run npm ci), looked for {', '.join(map(str, candidates))}")
 
 
-def arguments(settings: BrowserSettings, profile: Path, cache: Path, proxy: str | None) -> list[str]:
+def arguments(settings: BrowserSettings, profile: Path, cache: Path, proxy: Proxy | None) -> list[str]:
     """The command line. Measured figures are proportional set size per session on a page with a 56 MB heap."""
     return [
         settings.executable,
@@ -171,10 +175,19 @@ def arguments(settings: BrowserSettings, profile: Path, cache: Path, proxy: str 
         "--disable-background-timer-throttling",
         "--disable-renderer-backgrounding",
         "--disable-backgrounding-occluded-windows",
-        *((f"--proxy-server={proxy}",) if proxy else ()),
+        *(_proxy_arguments(proxy) if proxy else ()),
         *settings.args,
         "about:blank",
     ]
+
+
+def _proxy_arguments(proxy: Proxy) -> tuple[str, ...]:
+    """Everything goes through the proxy: loopback addresses, which Chromium leaves out, and WebRTC, or nothing does."""
+    return (
+        f"--proxy-server={proxy.server}",
+        "--proxy-bypass-list=<-loopback>",
+        "--force-webrtc-ip-handling-policy=disable_non_proxied_udp",
+    )
 
 
 class Chromium:
@@ -213,7 +226,7 @@ class Chromium:
         on_event: Callable[[Event], None],
         *,
         inherit: tuple[int, ...] = (),
-        proxy: str | None = None,
+        proxy: Proxy | None = None,
     ) -> Chromium:
         """Start a browser on a profile directory and connect to it.
 
@@ -222,7 +235,8 @@ class Chromium:
             profile: The user data directory; nobody else may have it open.
             on_event: Called for every event, from the event loop; must not raise.
             inherit: Descriptors that the browser keeps open for its life, such as the profile's lock.
-            proxy: `http://host:port`.
+            proxy: What the browser reaches the world through. Its password is given when the proxy asks for it, and
+                is on no command line.
 
         Raises:
             BrowserGoneError: It did not come up.
@@ -245,7 +259,7 @@ class Chromium:
         browser = cls(settings, process, cache, on_event)
         try:
             async with asyncio.timeout(START_TIMEOUT):
-                await browser._connect(port_file)
+                await browser._connect(port_file, proxy)
         except BaseException as error:
             await browser.kill()
             if isinstance(error, (TimeoutError, PyppeteerError, OSError)):
@@ -253,7 +267,7 @@ class Chromium:
             raise
         return browser
 
-    async def _connect(self, port_file: Path) -> None:
+    async def _connect(self, port_file: Path, proxy: Proxy | None) -> None:
         while not (port_file.exists() and "\n" in (text := port_file.read_text())):
             if self._process.returncode is not None:
                 raise BrowserGoneError(f"the browser ended at once with code {self._process.returncode}")
@@ -276,6 +290,8 @@ class Chromium:
         await self._send("Runtime.addBinding", {"name": _BINDING})
         await self._send("Emulation.setUserAgentOverride", self._user_agent())
         await self._send("Page.addScriptToEvaluateOnNewDocument", {"source": self._script()})
+        if proxy is not None and proxy.username:
+            await self._answer_for(proxy)
         self._watch = asyncio.create_task(self._wait_for_end(), name=f"browser-{self.pid}")
 
     async def _wait_for_end(self) -> None:
@@ -298,11 +314,15 @@ class Chromium:
                     await self._process.wait()
         await self.kill()
 
-    async def kill(self) -> None:
-        """End every process of the browser at once."""
-        self._closing = True
+    def kill_now(self) -> None:
+        """End every process of the browser."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
+
+    async def kill(self) -> None:
+        """End every process of the browser at once, and tidy up after it."""
+        self._closing = True
+        self.kill_now()
         await self._process.wait()
         if self._watch is not None:
             await self._watch
@@ -349,8 +369,22 @@ class Chromium:
         return outcome["result"]
 
     async def collect_garbage(self) -> None:
-        """Make the page give back memory that it does not use."""
+        """Make the page give back memory that it does not use.
+
+        Raises:
+            BrowserGoneError: The browser is gone.
+            PageTimeoutError: The page does not answer.
+        """
         await self._send("HeapProfiler.collectGarbage")
+
+    async def drop_caches(self) -> None:
+        """Empty the cache of responses, in memory and on disk, where it counts as memory of the pod too.
+
+        Raises:
+            BrowserGoneError: The browser is gone.
+            PageTimeoutError: The browser does not answer.
+        """
+        await self._send("Network.clearBrowserCache")
 
     async def _send(self, method: str, params: dict[str, Any] | None = None, *, limit: float = CALL_TIMEOUT) -> Any:
         """One CDP command.
@@ -361,10 +395,9 @@ class Chromium:
         if self._session is None or self._closing:
             raise BrowserGoneError("the browser is closed")
         try:
-            pending: asyncio.Future[Any] = asyncio.ensure_future(self._session.send(method, params or {}))
+            pending = self._dispatch(method, params or {})
         except (PyppeteerError, OSError) as error:
             raise BrowserGoneError(str(error)) from error
-        pending.add_done_callback(_retrieved)
         done, _ = await asyncio.wait({pending}, timeout=limit)
         if not done:
             raise PageTimeoutError(f"{method} took longer than {limit:g} s")
@@ -376,6 +409,48 @@ class Chromium:
             # pyppeteer's way to say that the connection broke while it was sending.
             raise BrowserGoneError("the browser's connection is lost")
         return answer
+
+    # --- Logging in to a proxy
+
+    async def _answer_for(self, proxy: Proxy) -> None:
+        """Log in when the proxy asks. Chromium remembers it for all that follows, websockets included."""
+        asked: set[str] = set()
+
+        def authenticate(params: dict[str, Any]) -> None:
+            answer: dict[str, str] = {"response": "Default"}
+            if params["authChallenge"].get("source") == "Proxy":
+                if params["requestId"] in asked:
+                    answer = {"response": "CancelAuth"}
+                    self._tell({"type": "proxyRefused"})
+                else:
+                    password = proxy.password.get_secret_value()
+                    answer = {"response": "ProvideCredentials", "username": proxy.username, "password": password}
+                asked.add(params["requestId"])
+            self._post("Fetch.continueWithAuth", {"requestId": params["requestId"], "authChallengeResponse": answer})
+
+        def proceed(params: dict[str, Any]) -> None:
+            asked.discard(params["requestId"])
+            self._post("Fetch.continueRequest", {"requestId": params["requestId"]})
+
+        self._listen("Fetch.authRequired", authenticate)
+        self._listen("Fetch.requestPaused", proceed)
+        # Only documents are held up: the first one logs in, before the page asks for anything else.
+        patterns = [{"urlPattern": "*", "resourceType": "Document"}]
+        await self._send("Fetch.enable", {"handleAuthRequests": True, "patterns": patterns})
+
+    def _post(self, method: str, params: dict[str, Any]) -> None:
+        """One CDP command from a listener, which must not wait; a browser that is gone says so elsewhere."""
+        if not self._closing:
+            self._dispatch(method, params)
+
+    def _dispatch(self, method: str, params: dict[str, Any]) -> asyncio.Future[Any]:
+        """Hand a command to pyppeteer, whose two futures of it may fail without anybody listening."""
+        pending: asyncio.Future[Any] = asyncio.ensure_future(self._session.send(method, params))
+        pending.add_done_callback(_retrieved)
+        carrier = next(reversed(self._connection._callbacks.values()), None)  # noqa: SLF001  # pyppeteer forgets it
+        if carrier is not None:
+            carrier.add_done_callback(_retrieved)
+        return pending
 
     # --- Events
 

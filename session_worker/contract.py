@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple, Self
+from urllib.parse import unquote, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_serializer
 from pydantic.alias_generators import to_camel
 from ulid import ULID
 
@@ -42,6 +44,8 @@ STREAM_MAX_EVENTS = 10_000
 """Entries kept in `events_key()`; readers that fall behind further look at the state hashes, which are the truth."""
 INBOUND_MAX_EVENTS = 10_000
 """Entries kept per session in `inbound_key()`: about a day of a busy account while no gateway reads."""
+TOLD_MAX_IDS = 5_000
+"""Ids kept per session in `told_key()` and in `sent_key()`."""
 DEAD_MAX_EVENTS = 1_000
 """Dead letters kept per session."""
 
@@ -125,6 +129,16 @@ def qr_key(session: SessionKey) -> str:
     return f"wa:qr:{{{session}}}"
 
 
+def idempotency_key(session: SessionKey, key: str) -> str:
+    """String with what became of the request that a client has named by this key; kept by the gateways."""
+    return f"wa:once:{{{session}}}:{key}"
+
+
+def rate_key(client: str) -> str:
+    """Sorted set of the moments of a client's requests, kept by the gateways."""
+    return f"wa:rate:{{{client}}}"
+
+
 def outbound_key(session: SessionKey) -> str:
     """Stream of accepted messages that wait to be sent."""
     return f"wa:out:{{{session}}}"
@@ -133,6 +147,21 @@ def outbound_key(session: SessionKey) -> str:
 def inbound_key(session: SessionKey) -> str:
     """Stream of `InboundEvent`s for webhooks and websockets."""
     return f"wa:in:{{{session}}}"
+
+
+def told_key(session: SessionKey) -> str:
+    """Sorted set of the ids of messages that were told, by their own time: no owner tells one of them again."""
+    return f"wa:told:{{{session}}}"
+
+
+def told_since_key(session: SessionKey) -> str:
+    """String with the Unix time up to which all messages were told: what is older is history."""
+    return f"wa:told-since:{{{session}}}"
+
+
+def sent_key(session: SessionKey) -> str:
+    """Sorted set of the ids of messages that were sent over the API, by the time of sending."""
+    return f"wa:sent:{{{session}}}"
 
 
 def events_key() -> str:
@@ -153,11 +182,6 @@ def delivery_lock_key(session: SessionKey) -> str:
 def dead_key(session: SessionKey) -> str:
     """Stream of events that a receiver did not take after the last attempt."""
     return f"wa:dead:{{{session}}}"
-
-
-def born_key() -> str:
-    """String with the Unix time, by Redis' clock, at which Redis was first seen without it: it is empty since then."""
-    return "wa:born"
 
 
 def inbox_key(namespace: str) -> str:
@@ -267,6 +291,50 @@ class Account(Payload):
         return self.id.partition("@")[0]
 
 
+class Proxy(Payload):
+    """The proxy that a session's browser goes through.
+
+    The password travels in `assigned_key()`: workers hold no rights in Kubernetes, so the operator hands it to them.
+    Whoever can read Redis can read it, as they can the pairing codes, which are worth more. It never shows in a repr,
+    and so in no log.
+    """
+
+    server: str
+    """`scheme://host:port`, without credentials: it stands on the browser's command line."""
+    username: str = ""
+    password: SecretStr = SecretStr("")
+
+    @field_serializer("password")
+    def _plain(self, password: SecretStr) -> str:
+        return password.get_secret_value()
+
+    @classmethod
+    def parse(cls, url: str) -> Self:
+        """Read `scheme://user:password@host:port`, user and password percent-encoded where they hold `:`, `@` or `/`.
+
+        Raises:
+            ValueError: It is not of this form; the text does not repeat it.
+        """
+        parts = urlsplit("")
+        host, port = None, None
+        with suppress(ValueError):  # said below, without the text
+            parts = urlsplit(url.strip())
+            host, port = parts.hostname, parts.port
+        if not host or not port or parts.scheme not in PROXY_SCHEMES or parts.path.strip("/"):
+            raise ValueError("a proxy is written as http://user:password@host:port")
+        if parts.username and parts.scheme.startswith("socks"):
+            raise ValueError("Chromium cannot log in to a SOCKS proxy; use an HTTP proxy, or one without a login")
+        name = f"[{host}]" if ":" in host else host
+        return cls(
+            server=f"{parts.scheme}://{name}:{port}",
+            username=unquote(parts.username or ""),
+            password=SecretStr(unquote(parts.password or "")),
+        )
+
+
+PROXY_SCHEMES = ("http", "https", "socks4", "socks5")
+
+
 class WorkerSpec(Payload):
     """The part of a session's spec that its worker acts on."""
 
@@ -277,6 +345,9 @@ class WorkerSpec(Payload):
     burst: int = 5
     hibernate_after_seconds: float | None = None
     ignore: frozenset[Literal["status", "groups", "channels", "broadcast"]] = frozenset()
+    proxy_required: bool = False
+    """The spec names a proxy: without `proxy` the browser does not start, for it would show the pod's own address."""
+    proxy: Proxy | None = None
     purge: Literal["Delete", "Logout"] | None = None
     """The object is being deleted: remove the profile, after unlinking the account from the phone for `Logout`."""
 
@@ -422,8 +493,93 @@ class Delivery(Payload):
 class Method(StrEnum):
     """What the gateway can ask of a session's page (`call_path()`)."""
 
+    # Sending: these wait for their turn at the session's pace.
     SEND_TEXT = "sendText"
+    SEND_FILE = "sendFile"
+    SEND_LOCATION = "sendLocation"
+    SEND_CONTACTS = "sendContacts"
+    SEND_POLL = "sendPoll"
+    SEND_LIST = "sendList"
+    SEND_EVENT = "sendEvent"
+    FORWARD = "forward"
+    SEND_STATUS = "sendStatus"
+    # Messages
+    DOWNLOAD = "downloadMedia"
+    NEW_MESSAGE_ID = "newMessageId"
+    SET_REACTION = "setReaction"
+    SET_STAR = "setStar"
+    SEND_SEEN = "sendSeen"
+    EDIT_MESSAGE = "editMessage"
+    DELETE_MESSAGE = "deleteMessage"
+    PIN_MESSAGE = "pinMessage"
+    GET_MESSAGES = "getMessages"
+    GET_MESSAGE = "getMessage"
+    DELETE_STATUS = "deleteStatus"
+    REJECT_CALL = "rejectCall"
+    # Chats and presence
+    GET_CHATS = "getChats"
+    GET_OVERVIEW = "getOverview"
+    ACT_ON_CHAT = "actOnChat"
+    READ_CHAT = "readChat"
+    SET_PRESENCE = "setPresence"
+    GET_PRESENCE = "getPresence"
+    SUBSCRIBE_PRESENCE = "subscribePresence"
+    # People
     CHECK_EXISTS = "checkExists"
+    GET_CONTACTS = "getContacts"
+    GET_CONTACT = "getContact"
+    GET_ABOUT = "getAbout"
+    GET_PICTURE = "getPicture"
+    SET_BLOCKED = "setBlocked"
+    SAVE_CONTACT = "saveContact"
+    GET_LIDS = "getLids"
+    GET_LID = "getLid"
+    GET_PROFILE = "getProfile"
+    SET_PROFILE = "setProfile"
+    # Groups
+    CREATE_GROUP = "createGroup"
+    GET_GROUPS = "getGroups"
+    GET_GROUP = "getGroup"
+    GET_PARTICIPANTS = "getParticipants"
+    CHANGE_PARTICIPANTS = "changeParticipants"
+    SET_GROUP = "setGroup"
+    GET_INVITE = "getInvite"
+    GET_INVITED_GROUP = "getInvitedGroup"
+    JOIN_GROUP = "joinGroup"
+    LEAVE_GROUP = "leaveGroup"
+    SET_PICTURE = "setPicture"
+    GET_JOIN_REQUESTS = "getJoinRequests"
+    ANSWER_JOIN_REQUESTS = "answerJoinRequests"
+    # Labels and channels
+    GET_LABELS = "getLabels"
+    PUT_LABEL = "putLabel"
+    DELETE_LABEL = "deleteLabel"
+    GET_CHAT_LABELS = "getChatLabels"
+    SET_CHAT_LABELS = "setChatLabels"
+    GET_LABELLED_CHATS = "getLabelledChats"
+    GET_CHANNELS = "getChannels"
+    GET_CHANNEL = "getChannel"
+    CREATE_CHANNEL = "createChannel"
+    DELETE_CHANNEL = "deleteChannel"
+    FOLLOW_CHANNEL = "followChannel"
+    MUTE_CHANNEL = "muteChannel"
+    SEARCH_CHANNELS = "searchChannels"
+
+
+SENDS = frozenset(
+    {
+        Method.SEND_TEXT,
+        Method.SEND_FILE,
+        Method.SEND_LOCATION,
+        Method.SEND_CONTACTS,
+        Method.SEND_POLL,
+        Method.SEND_LIST,
+        Method.SEND_EVENT,
+        Method.FORWARD,
+        Method.SEND_STATUS,
+    }
+)
+"""Calls that send a message: they go in order and at the session's pace."""
 
 
 class Command(StrEnum):
@@ -455,6 +611,10 @@ class Refusal(StrEnum):
     """The session's throttle would hold the message for too long: come back later."""
     PAGE = "Page"
     """WhatsApp's page refused: tell the client."""
+    NOT_FOUND = "NotFound"
+    """The message, group or person that the call is about is not there: tell the client."""
+    NOT_IMPLEMENTED = "NotImplemented"
+    """The page has no way to do this: tell the client."""
     UNKNOWN = "Unknown"
     """The page or the worker failed in the middle: whether it happened is not known."""
 
@@ -475,6 +635,8 @@ REFUSAL_STATUS: dict[Refusal, int] = {
     Refusal.BAD_REQUEST: 400,
     Refusal.TOO_FAST: 429,
     Refusal.PAGE: 502,
+    Refusal.NOT_FOUND: 404,
+    Refusal.NOT_IMPLEMENTED: 501,
     Refusal.UNKNOWN: 504,
 }
 """HTTP status of each refusal, gateway and worker alike."""

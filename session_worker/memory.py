@@ -27,8 +27,8 @@ class Usage:
 class MemoryReader:
     """Reads memory figures; `limit` is the container's limit where the pod says it by MEMORY_LIMIT_BYTES."""
 
-    def __init__(self, limit: int | None = None) -> None:
-        self._group = _own_group()
+    def __init__(self, limit: int | None = None, *, proc: Path = _PROC, groups: Path = _CGROUP) -> None:
+        self._group = _own_group(proc, groups)
         group_limit = _group_value(self._group, "memory.max", "memory.limit_in_bytes")
         self._in_group = group_limit is not None and group_limit < _UNLIMITED
         self._limit = limit or (group_limit if self._in_group and group_limit else 0)
@@ -89,22 +89,22 @@ def _pss(pid: int | str) -> int:
     return 0
 
 
-def _own_group() -> Path:
+def _own_group(proc: Path, groups: Path) -> Path:
     """The directory of this process' memory control group."""
     try:
-        lines = (_PROC / "self/cgroup").read_text().splitlines()
+        lines = (proc / "self/cgroup").read_text().splitlines()
     except OSError:
-        return _CGROUP
+        return groups
     for line in lines:
         number, controllers, path = line.split(":", 2)
         relative = path.lstrip("/")
         if number == "0" and not controllers:
             # In a container the group's own path is hidden, and its files lie at the root.
-            return candidate if (candidate := _CGROUP / relative).joinpath("memory.current").exists() else _CGROUP
+            return candidate if (candidate := groups / relative).joinpath("memory.current").exists() else groups
         if "memory" in controllers.split(","):
-            root = _CGROUP / "memory"
+            root = groups / "memory"
             return candidate if (candidate := root / relative).exists() else root
-    return _CGROUP
+    return groups
 
 
 def _group_value(group: Path, *names: str) -> int | None:

@@ -39,6 +39,12 @@ class WorkerMetrics:
         self.session_memory = Gauge(
             "whatsapp_session_memory_bytes", "Memory of a session's browser.", ("session",), registry=self.registry
         )
+        self.relief = Counter(
+            "whatsapp_memory_relief",
+            "What was done because memory was short, per session: tidy, sleep, and wake when there was room again.",
+            ("action",),
+            registry=self.registry,
+        )
         self.restarts = Counter(
             "whatsapp_session_restarts", "Browsers started anew, by cause.", ("cause",), registry=self.registry
         )

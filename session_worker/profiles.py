@@ -7,7 +7,8 @@ headless shell takes no lock of its own, so this module does:
   the worker and the browser have ended, however that comes about; on a shared volume other nodes see it too.
 - `owner.json` with the epoch of the last owner: an older owner that comes back late is refused.
 
-Owns the layout below `PROFILE_DIR`: `<namespace>/<name>/{lock, owner.json, chromium/}`. Must not know browsers.
+Owns the layout below `PROFILE_DIR`: `<namespace>/<name>/{lock, owner.json, told.json, chromium/}`. Must not know
+browsers.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from typing import Self
 
 from session_worker.contract import SessionKey
 
+MIN_FREE = 16 << 20
+"""Bytes that the volume must have left for a browser to start: a fresh profile takes 7 MiB."""
 _LOCK_POLL = 0.1
 
 
@@ -63,6 +66,43 @@ class Profile:
     def is_new(self) -> bool:
         """Whether no browser has ever written to it."""
         return not (self.directory / "Default").exists()
+
+    @property
+    def told_since(self) -> float | None:
+        """Unix time up to which the messages of this profile were told, as its last owner knew; None if it did not.
+
+        Redis knows better, unless it has lost its memory.
+        """
+        try:
+            return float(json.loads((self.directory.parent / "told.json").read_text())["since"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def note_told_since(self, since: float) -> None:
+        """Keep it with the login.
+
+        Raises:
+            ProfileUnusableError: It cannot be written.
+        """
+        path = self.directory.parent / "told.json"
+        try:
+            replacement = path.with_name("told.json.new")
+            replacement.write_text(json.dumps({"since": since}))
+            replacement.replace(path)
+        except OSError as error:
+            raise ProfileUnusableError(f"profile {path}: {error.strerror}") from error
+
+    def check_room(self) -> None:
+        """Make sure that a browser could write to it: one that cannot hangs at its start, or damages what is there.
+
+        Raises:
+            ProfileUnusableError: The volume is full.
+        """
+        free = shutil.disk_usage(self.directory).free
+        if free < MIN_FREE:
+            raise ProfileUnusableError(
+                f"the volume of the profiles is full: {free >> 20} MiB are left, a browser needs {MIN_FREE >> 20}"
+            )
 
     def wipe(self) -> None:
         """Remove what the browser has written. The login is gone then."""

@@ -11,8 +11,9 @@ noticing cannot overwrite its successor (DESIGN.md, ownership). All errors of th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
-from contextlib import contextmanager
+import logging
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, cast
 from urllib.parse import urlsplit, urlunsplit
@@ -30,6 +31,7 @@ from session_worker.contract import (
     REVISION_FIELD,
     STREAM_MAX_EVENTS,
     TERM_FIELD,
+    TOLD_MAX_IDS,
     Assignment,
     Beat,
     Delivery,
@@ -40,7 +42,6 @@ from session_worker.contract import (
     SessionKey,
     WorkerKey,
     assigned_key,
-    born_key,
     dead_key,
     deliveries_key,
     delivery_lock_key,
@@ -48,13 +49,19 @@ from session_worker.contract import (
     inbound_key,
     inbox_key,
     qr_key,
+    sent_key,
     session_key,
+    told_key,
+    told_since_key,
     wake_key,
     worker_key,
 )
+from session_worker.logs import fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+log = logging.getLogger(__name__)
 
 _SOCKET_TIMEOUT = 5.0
 """Seconds; longer than any script takes, shorter than a heartbeat may be late."""
@@ -89,6 +96,33 @@ redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[4], '*', 'event', ARGV[3])
 return 1
 """
 )
+_APPEND_MESSAGE = (
+    _GUARD
+    + """
+if redis.call('ZADD', KEYS[3], 'NX', ARGV[5], ARGV[6]) == 0 then return 2 end
+redis.call('ZREMRANGEBYRANK', KEYS[3], 0, -1 - ARGV[7])
+for place = 8, #ARGV do redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[4], '*', 'event', ARGV[place]) end
+local since = tonumber(redis.call('GET', KEYS[4]) or '0')
+if tonumber(ARGV[3]) > since then redis.call('SET', KEYS[4], ARGV[3]) end
+return 1
+"""
+)
+"""Tells a message unless it was told before, and notes that in one step: answers 2 when it was."""
+_NOTE_SINCE = (
+    _GUARD
+    + """
+if tonumber(ARGV[3]) > tonumber(redis.call('GET', KEYS[2]) or '0') then redis.call('SET', KEYS[2], ARGV[3]) end
+return 1
+"""
+)
+_NOTE_SENT = (
+    _GUARD
+    + """
+redis.call('ZADD', KEYS[2], ARGV[3], ARGV[4])
+redis.call('ZREMRANGEBYRANK', KEYS[2], 0, -1 - ARGV[5])
+return 1
+"""
+)
 _PUBLISH = """
 if tonumber(ARGV[4]) < tonumber(redis.call('HGET', KEYS[1], ARGV[3]) or '0') then return -1 end
 local stored = tonumber(redis.call('HGET', KEYS[1], ARGV[1]) or '0')
@@ -102,10 +136,9 @@ return 0
 leader of a later term wrote it."""
 
 
-_MEMORY_AGE = """
-local now = redis.call('TIME')[1]
-redis.call('SET', KEYS[1], now, 'NX')
-return now - redis.call('GET', KEYS[1])
+_TRIM_INBOUND = """
+local oldest = (redis.call('TIME')[1] - ARGV[1]) * 1000
+return redis.call('XTRIM', KEYS[1], 'MINID', string.format('%.0f-0', oldest))
 """
 _TAKE_LOCK = """
 local holder = redis.call('GET', KEYS[1])
@@ -128,6 +161,16 @@ class SupersededError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Told:
+    """What is kept of the messages that a session has told."""
+
+    since: float | None
+    """Unix time up to which all messages were told; None when nothing is known."""
+    sent: frozenset[str]
+    """Ids of the last messages that were sent over the API."""
+
+
+@dataclass(frozen=True, slots=True)
 class Publication:
     """What a worker is to run."""
 
@@ -147,8 +190,11 @@ class Registry:
         self._write_state = client.register_script(_WRITE_STATE)
         self._write_offer = client.register_script(_WRITE_OFFER)
         self._append_inbound = client.register_script(_APPEND_INBOUND)
+        self._append_message = client.register_script(_APPEND_MESSAGE)
+        self._note_since = client.register_script(_NOTE_SINCE)
+        self._note_sent = client.register_script(_NOTE_SENT)
         self._publish = client.register_script(_PUBLISH)
-        self._memory_age = client.register_script(_MEMORY_AGE)
+        self._trim_inbound = client.register_script(_TRIM_INBOUND)
         self._take_lock = client.register_script(_TAKE_LOCK)
         self._drop_lock = client.register_script(_DROP_LOCK)
 
@@ -198,23 +244,12 @@ class Registry:
                 pipeline.get(worker_key(key))
                 pipeline.pttl(worker_key(key))
             answers = await pipeline.execute()
-            kept = HEARTBEAT_KEPT.total_seconds()
-            return {
-                key: Beat(Heartbeat.model_validate_json(text), kept - remaining / 1000)
-                for key, text, remaining in zip(keys, answers[::2], answers[1::2], strict=True)
-                if text is not None
-            }
-
-    async def memory_age(self) -> float:
-        """Seconds for which Redis has certainly not lost anything: since it was emptied, or started from a snapshot.
-
-        What should be there and is not has only then never been, or run out, when it is younger than this.
-        """
-        with _converted():
-            emptied = int(await self._memory_age(keys=[born_key()]))
-            server = await self._client.info("server")
-        nodes = server.values() if "uptime_in_seconds" not in server else [server]
-        return float(min(emptied, *(node["uptime_in_seconds"] for node in nodes)))
+        kept = HEARTBEAT_KEPT.total_seconds()
+        return {
+            key: Beat(_heartbeat(key, text), kept - remaining / 1000)
+            for key, text, remaining in zip(keys, answers[::2], answers[1::2], strict=True)
+            if text is not None
+        }
 
     async def forget_worker(self, worker: WorkerKey) -> None:
         """Remove what is kept of a worker that is gone."""
@@ -304,7 +339,8 @@ class Registry:
             for key in keys:
                 pipeline.hgetall(session_key(key))
             answers: list[dict[str, str]] = await pipeline.execute()
-            return {key: RuntimeState.from_fields(fields) for key, fields in zip(keys, answers, strict=True) if fields}
+        found = {key: _state(key, fields) for key, fields in zip(keys, answers, strict=True) if fields}
+        return {key: state for key, state in found.items() if state is not None}
 
     async def missing(self, sessions: Iterable[SessionKey]) -> set[SessionKey]:
         """Those of which nothing is known: nobody has told yet, or Redis has lost it."""
@@ -322,7 +358,14 @@ class Registry:
         """Remove everything kept of a session that is gone."""
         with _converted():
             await self._client.delete(
-                session_key(session), qr_key(session), inbound_key(session), deliveries_key(session), dead_key(session)
+                session_key(session),
+                qr_key(session),
+                inbound_key(session),
+                told_key(session),
+                told_since_key(session),
+                sent_key(session),
+                deliveries_key(session),
+                dead_key(session),
             )
             await self._client.zrem(inbox_key(session.namespace), str(session))
 
@@ -357,6 +400,67 @@ class Registry:
                 # NX: a session that waits for its next attempt is not hurried by a new event.
                 await self._client.zadd(inbox_key(session.namespace), {str(session): event.timestamp / 1000}, nx=True)
         return bool(written)
+
+    async def append_message(
+        self,
+        session: SessionKey,
+        events: Sequence[InboundEvent],
+        *,
+        epoch: int,
+        worker: str,
+        message_id: str,
+        at: float,
+        since: float,
+    ) -> bool:
+        """Tell a message unless any owner has told it before.
+
+        Args:
+            session: Whose.
+            events: What to tell of it, in order.
+            epoch: The owner's.
+            worker: The owner's name.
+            message_id: WhatsApp's.
+            at: The message's own Unix time.
+            since: Unix time up to which everything is told with this.
+
+        Returns:
+            False when the session has a newer owner.
+        """
+        first = events[0].timestamp / 1000
+        keys = [session_key(session), inbound_key(session), told_key(session), told_since_key(session)]
+        texts = [event.to_json() for event in events]
+        with _converted():
+            outcome = await self._append_message(
+                keys=keys, args=[epoch, worker, since, INBOUND_MAX_EVENTS, at, message_id, TOLD_MAX_IDS, *texts]
+            )
+            if outcome == 1:
+                await self._client.zadd(inbox_key(session.namespace), {str(session): first}, nx=True)
+        return bool(outcome)
+
+    async def note_since(self, session: SessionKey, *, epoch: int, worker: str, since: float) -> bool:
+        """Note that everything up to a Unix time is told, or is history. False when there is a newer owner."""
+        with _converted():
+            return bool(
+                await self._note_since(
+                    keys=[session_key(session), told_since_key(session)], args=[epoch, worker, since]
+                )
+            )
+
+    async def note_sent(self, session: SessionKey, *, epoch: int, worker: str, message_id: str, at: float) -> bool:
+        """Note that a message is sent over the API. False when there is a newer owner."""
+        with _converted():
+            return bool(
+                await self._note_sent(
+                    keys=[session_key(session), sent_key(session)], args=[epoch, worker, at, message_id, TOLD_MAX_IDS]
+                )
+            )
+
+    async def told(self, session: SessionKey) -> Told:
+        """What is kept of the messages that a session has told."""
+        with _converted():
+            since = await self._client.get(told_since_key(session))
+            sent = await self._client.zrange(sent_key(session), 0, -1)
+            return Told(float(since) if since else None, frozenset(map(str, sent)))
 
     # --- Delivery of inbound events
 
@@ -408,6 +512,11 @@ class Registry:
             found: Any = await self._client.xrange(inbound_key(session), min=f"({after}", count=count)
             return [(str(entry), InboundEvent.model_validate_json(values["event"])) for entry, values in found]
 
+    async def trim_inbound(self, session: SessionKey, keep: float) -> None:
+        """Drop the events that are older than `keep` seconds, by Redis' clock alone; everybody must have had them."""
+        with _converted():
+            await self._trim_inbound(keys=[inbound_key(session)], args=[int(keep)])
+
     async def bury(self, session: SessionKey, receiver: str, event: InboundEvent, reason: str) -> None:
         """Put an event that a receiver would not take among the dead letters."""
         fields: dict[Any, Any] = {"receiver": receiver, "event": event.to_json(), "reason": reason}
@@ -430,11 +539,28 @@ class Registry:
             with _converted():
                 answer = await self._client.xread({events_key(): last}, block=_block(idle), count=1000)
             changed: set[SessionKey] = set()
-            for entry_id, fields in _entries(answer):
+            for entry_id, entry in _entries(answer):
                 last = entry_id
-                if "session" in fields:
-                    changed.add(SessionKey.parse(fields["session"]))
+                with suppress(ValueError):  # about a worker only, or another release's: the regular look finds it
+                    changed.add(SessionKey.parse(entry.get("session", "")))
             yield changed
+
+
+def _heartbeat(worker: WorkerKey, text: str) -> Heartbeat:
+    """A heartbeat as stored. One that cannot be read is of another release: somebody lives whom we do not know."""
+    try:
+        return Heartbeat.model_validate_json(text)
+    except ValueError:
+        log.warning("A heartbeat cannot be read; is it another release's?", extra=fields(worker=worker))
+        return Heartbeat(uid="", address="", version="", capacity=0, revision=0)
+
+
+def _state(session: SessionKey, stored: dict[str, str]) -> RuntimeState | None:
+    try:
+        return RuntimeState.from_fields(stored)
+    except ValueError:
+        log.warning("A session's state cannot be read; is it another release's?", extra=fields(session=session))
+        return None
 
 
 def _entries(answer: Any) -> list[tuple[str, dict[str, str]]]:

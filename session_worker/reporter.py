@@ -11,6 +11,8 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 
 from session_worker.contract import InboundEvent, PairingOffer, RuntimeState, SessionKey
 from session_worker.logs import fields
@@ -22,7 +24,35 @@ MAX_WAITING = 20_000
 """Entries kept while Redis is away; a session that is not stopped by then loses its oldest events."""
 _RETRY = 1.0
 
-Entry = RuntimeState | PairingOffer | InboundEvent | None
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message to tell once, whoever owned the session when it came."""
+
+    id: str
+    at: float
+    """Its own Unix time."""
+    since: float
+    """Unix time up to which everything is told with it."""
+    events: tuple[InboundEvent, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Since:
+    """Everything up to this Unix time is told, or is history."""
+
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A message is about to be sent over the API."""
+
+    id: str
+    at: float
+
+
+Entry = RuntimeState | PairingOffer | InboundEvent | Message | Since | Sent | None
 """None takes the code on show away."""
 
 
@@ -43,6 +73,8 @@ class Reporter:
         self._emptied.set()
         self._task: asyncio.Task[None] | None = None
         self.refused = False
+        self.told_since: float | None = None
+        """Unix time up to which Redis has taken all messages."""
 
     @property
     def backlog(self) -> int:
@@ -52,6 +84,13 @@ class Reporter:
     def start(self) -> None:
         """Begin to write."""
         self._task = asyncio.create_task(self._run(), name=f"reporter-{self._session}")
+
+    async def settled(self, limit: float) -> bool:
+        """Whether Redis has answered to all that was put, for which it gets `limit` seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(limit):
+                await self._emptied.wait()
+        return self._emptied.is_set()
 
     async def stop(self, limit: float) -> None:
         """Write what waits, for at most `limit` seconds, and end."""
@@ -92,20 +131,27 @@ class Reporter:
                     self._entries.clear()
                     self._on_refused()
                     break
-                self._entries.popleft()
+                entry = self._entries.popleft()
+                if isinstance(entry, Message | Since):
+                    self.told_since = max(self.told_since or 0.0, entry.since)
             self._filled.clear()
             self._emptied.set()
 
     async def _write(self, entry: Entry) -> bool:
+        session, epoch, worker = self._session, self._epoch, self._worker
         match entry:
             case RuntimeState():
-                return await self._registry.write_state(self._session, entry)
+                return await self._registry.write_state(session, entry)
             case InboundEvent():
-                return await self._registry.append_inbound(
-                    self._session, epoch=self._epoch, worker=self._worker, event=entry
+                return await self._registry.append_inbound(session, epoch=epoch, worker=worker, event=entry)
+            case Message(message_id, at, since, events):
+                return await self._registry.append_message(
+                    session, events, epoch=epoch, worker=worker, message_id=message_id, at=at, since=since
                 )
+            case Since(since):
+                return await self._registry.note_since(session, epoch=epoch, worker=worker, since=since)
+            case Sent(message_id, at):
+                return await self._registry.note_sent(session, epoch=epoch, worker=worker, message_id=message_id, at=at)
             case _:
                 life = max(0.0, entry.expires - time.time()) if entry else 0.0
-                return await self._registry.write_offer(
-                    self._session, epoch=self._epoch, worker=self._worker, offer=entry, life=life
-                )
+                return await self._registry.write_offer(session, epoch=epoch, worker=worker, offer=entry, life=life)

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import random
 import time
+import uuid
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from session_worker.chromium import (
+    CALL_TIMEOUT,
     BrowserGoneError,
     BrowserSettings,
     Chromium,
@@ -27,6 +29,7 @@ from session_worker.chromium import (
 )
 from session_worker.config import WorkerConfig
 from session_worker.contract import (
+    SENDS,
     WAHA_STATUS,
     Account,
     Assignment,
@@ -46,8 +49,8 @@ from session_worker.logs import fields
 from session_worker.metrics import WorkerMetrics
 from session_worker.pacing import TokenBucket
 from session_worker.profiles import Profile, ProfileStore, ProfileTakenError, ProfileUnusableError
-from session_worker.registry import Registry
-from session_worker.reporter import Reporter
+from session_worker.registry import Registry, RegistryUnavailableError
+from session_worker.reporter import Message, Reporter, Sent, Since
 
 log = logging.getLogger(__name__)
 
@@ -69,8 +72,15 @@ MAX_FAILURES = 6
 LONGEST_BACKOFF = 60.0
 READY_WAIT = 5.0
 """Seconds that a call waits for a session that is about to be connected, as WAHA does."""
+WAKE_WAIT = 25.0
+"""Seconds that a call waits for a session that it has woken: with its pacing and the page's own time it stays below
+what the gateway waits."""
 MAX_PACE_WAIT = 30.0
 """Seconds that a message may wait for its turn before its sender is told to come back later."""
+FILE_LIMIT = 60.0
+"""Seconds that a call with a file may take: the page uploads it before it answers."""
+FILE_CHUNK = 512 * 1024
+"""Characters of base64 handed to the page at a time; a multiple of four, so that each piece can be decoded alone."""
 LOGIN_WRITTEN = 2.0
 """Seconds after which the keys of a new login are on disk (see `chromium.arguments`); before, it is not Connected."""
 GARBAGE_AFTER = 60.0
@@ -79,6 +89,15 @@ UNLINK_WAIT = 30.0
 """Seconds that the page gets to come up so that it can unlink the account, before the profile goes in any case."""
 SEEN = 5_000
 """Message ids remembered, so that one that is raised twice is told once."""
+TOLD_SLACK = 120.0
+"""Seconds by which a message may be older than one that was told before it, and still be told after a reload."""
+CATCH_UP_LIMIT = 60.0
+"""Seconds that a page may take to look through its store."""
+CATCH_UP_RETRY = 2.0
+CATCH_UP_EVERY = 300.0
+"""Seconds between two comparisons of the page's store with what was told, should the page fail to raise an event."""
+CLAIM_WAIT = 5.0
+"""Seconds that Redis gets to accept a new owner before its browser starts."""
 LAST_WORDS = 5.0
 """Seconds that Redis gets to take a session's last state."""
 
@@ -125,6 +144,7 @@ class Session:
         )
         self._profile: Profile | None = None
         self._browser: Chromium | None = None
+        self._leaving: Chromium | None = None  # asked to end, and not ended yet
         self._generation = 0  # events of a browser that was replaced are told apart by it
         self._launch: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -135,6 +155,7 @@ class Session:
         self._page = Snapshot()
         self._account: Account | None = None
         self._message = "starting the browser"
+        self._cause: str | None = None  # why the present browser failed, where that is known better than by the signal
         self._since = time.time()
         self._last_activity = time.time()
         self._restarts = 0
@@ -148,10 +169,17 @@ class Session:
         self._seen: OrderedDict[str, None] = OrderedDict()
         self._sent: OrderedDict[str, None] = OrderedDict()
         self._connected_at: float | None = None
-        self._tidied = False
+        self._tidied_at: float | None = None
         spec = assignment.spec
         self._bucket = TokenBucket.full(per_minute=spec.messages_per_minute, burst=spec.burst, now=time.monotonic())
         self._turn = asyncio.Lock()
+        self._calls = 0
+        self._active_at = time.monotonic()
+        self._waking = False
+        self._catching_up: asyncio.Task[None] | None = None
+        self._caught_up_at = 0.0
+        self._told_since: float | None = None
+        self._told_known = False  # what Redis kept of the messages told by former owners was read
 
     # --- What others see
 
@@ -179,6 +207,18 @@ class Session:
     def browser_pid(self) -> int | None:
         """Leader of the browser's process group, while there is one."""
         return self._browser.pid if self._browser else None
+
+    @property
+    def idle(self) -> float | None:
+        """Seconds since the last message or call; None unless its browser could be closed without breaking anything."""
+        if self.stage is not Stage.CONNECTED or self._calls or self._is_catching_up or self.assignment.spec.purge:
+            return None
+        return time.monotonic() - self._active_at
+
+    @property
+    def tidied(self) -> float | None:
+        """Seconds since its page has given back its garbage; None when it never has."""
+        return None if self._tidied_at is None else time.monotonic() - self._tidied_at
 
     def running(self, memory: int | None) -> Running:
         """The session's entry in the heartbeat; `memory` in bytes."""
@@ -210,9 +250,11 @@ class Session:
         self._task = asyncio.create_task(self._live(), name=f"session-{self.key}")
 
     def update(self, assignment: Assignment) -> None:
-        """Take over a changed spec under the same epoch; nothing of it needs a new browser."""
+        """Take over a changed spec under the same epoch; only another proxy needs a new browser."""
         spec = assignment.spec
         self._bucket.adjust(per_minute=spec.messages_per_minute, burst=spec.burst, now=time.monotonic())
+        if spec.proxy != self.assignment.spec.proxy:
+            self.signal(Signal.RESTART)
         self.assignment = assignment
         self._reporter.put(self.state())
         self._purge_if_asked()
@@ -222,6 +264,8 @@ class Session:
         if purge is None or self._purge_asked:
             return
         if purge == "Logout" and self.stage in _UNDECIDED:
+            if self.stage is Stage.HIBERNATED:
+                self.signal(Signal.WAKE)
             if self._purge_due is None:
                 self._purge_due = asyncio.get_running_loop().time() + UNLINK_WAIT
             return
@@ -233,6 +277,8 @@ class Session:
         self._reporter.put(self.state())
         if self._shown is not None:
             self._reporter.put(self._shown)
+        if self._told_since is not None:
+            self._reporter.put(Since(self._told_since))
 
     def signal(self, signal: Signal) -> None:
         """Tell the session that something happened or is wanted."""
@@ -243,6 +289,12 @@ class Session:
         self.signal(Signal.STOP)
         await self.wait_ended()
 
+    def kill_browser(self) -> None:
+        """End the browser at once, whatever its session is about to do; that goes on as after a crash."""
+        for browser in (self._browser, self._leaving):
+            if browser is not None:
+                browser.kill_now()
+
     async def wait_ended(self) -> None:
         """Return when the session has ended."""
         if self._task is not None:
@@ -251,7 +303,10 @@ class Session:
     async def _live(self) -> None:
         self._tell_state()
         try:
-            if self.assignment.spec.purge != "Delete":  # which needs no browser
+            # Redis refuses an owner whose epoch has passed: it gets no browser, not even for a moment. Where Redis does
+            # not answer, the lock on the profile has to do.
+            await self._reporter.settled(CLAIM_WAIT)
+            if self.assignment.spec.purge != "Delete" and not self.refused:  # to delete needs no browser
                 await self._perform(Effect.LAUNCH)
             self._purge_if_asked()
             while self.stage is not Stage.CLOSED:
@@ -270,7 +325,8 @@ class Session:
         """The next thing to react to: a signal, an event of the present browser, a probe or the stage's end."""
         clock = asyncio.get_running_loop().time
         while True:
-            due = min(at for at in (self._next_probe, self._deadline, self._purge_due) if at is not None)
+            dues = (self._next_probe, self._deadline, self._purge_due, self._sleep_due())
+            due = min(at for at in dues if at is not None)
             try:
                 async with asyncio.timeout_at(due):
                     generation, signal = await self._signals.get()
@@ -280,12 +336,21 @@ class Session:
                 if self._purge_due is not None and clock() >= self._purge_due:
                     self._purge_asked, self._purge_due = True, None
                     return Signal.PURGE
+                if (sleep_due := self._sleep_due()) is not None and clock() >= sleep_due:
+                    return Signal.HIBERNATE
                 self._next_probe = clock() + self._services.config.health_check_interval
                 if (found := await self._probe()) is not None:
                     return found
                 continue
-            if generation == self._generation or (isinstance(signal, Signal) and signal in _FROM_PEOPLE):
+            if generation == self._generation or _outlives_its_browser(signal):
                 return signal
+
+    def _sleep_due(self) -> float | None:
+        """When the session goes to sleep by its spec if nothing happens before."""
+        after, idle = self.assignment.spec.hibernate_after_seconds, self.idle
+        if after is None or idle is None:
+            return None
+        return asyncio.get_running_loop().time() + after - idle
 
     async def _take(self, signal: Signal | Event) -> None:
         if not isinstance(signal, Signal):
@@ -293,6 +358,8 @@ class Session:
             if found is None:
                 return
             signal = found
+        if signal is Signal.HIBERNATE and self.idle is None:
+            return  # a call came in between
         if signal is Signal.TIMEOUT and self.stage in _STALLS:
             self._count_failure("stalled")
         if signal in _FAILURES and self.stage not in _AT_REST and self._exhausted():
@@ -326,10 +393,18 @@ class Session:
         self._deadline = None if limit is None else asyncio.get_running_loop().time() + limit
         if stage is not Stage.PAIRING:
             self._hide_code()
+        if before is Stage.PAIRING and stage in {Stage.SYNCING, Stage.CONNECTED}:
+            self._note_told_since(time.time())  # what the phone hands over now is history
+            self._told_known = True
         if before is Stage.PAIRING:
             self._linked_at = asyncio.get_running_loop().time() if stage is Stage.SYNCING else None
         if stage is Stage.CONNECTED:
             self._connected_at = time.monotonic()
+            if before is not Stage.RECONNECTING:
+                self._active_at = self._connected_at
+            await self._begin_catch_up()
+        asleep = before is Stage.HIBERNATED or self._waking
+        self._waking = asleep and stage not in {Stage.CONNECTED, *_CLOSED_FOR_CALLS}
         if self.phase is not phase_before:
             self._since = time.time()
             self._on_change()
@@ -366,6 +441,10 @@ class Session:
                 return "scan the QR code with the phone"
             case Stage.FAILED if self.stage is Stage.PAIRING and signal is Signal.TIMEOUT:
                 return "nobody paired it in time; restart it for a new code"
+            case Stage.FAILED if self._cause is not None and signal is Signal.EXHAUSTED:
+                return f"{causes[signal]}, the last time: {self._cause}"
+            case Stage.WAITING | Stage.FAILED if self._cause is not None:
+                return self._cause
             case Stage.WAITING | Stage.FAILED:
                 return causes.get(signal, "starting again")
             case Stage.SYNCING:
@@ -416,27 +495,32 @@ class Session:
                 pass
 
     def _begin_launch(self) -> None:
+        self._cause = None
         self._generation += 1
         self._launch = asyncio.create_task(self._start_browser(self._generation), name=f"launch-{self.key}")
 
     async def _start_browser(self, generation: int) -> None:
         """Open the profile and start a browser on it; what comes of it is a signal."""
-        services = self._services
+        services, proxy = self._services, self.assignment.spec.proxy
         try:
+            if proxy is None and self.assignment.spec.proxy_required:
+                raise BrowserGoneError("the Secret of spec.proxySecretRef cannot be read")  # noqa: TRY301  # handled alike
             profile = await self._take_profile()
             if self._wipe:
                 profile.wipe()
                 self._wipe = False
+            profile.check_room()
             self._browser = await Chromium.launch(
                 services.browser,
                 profile.directory,
                 lambda event: self._signals.put_nowait((generation, event)),
                 inherit=(profile.fileno(),),
+                proxy=proxy,
             )
             self.signal(Signal.BROWSER_UP)
         except (BrowserGoneError, ProfileTakenError, ProfileUnusableError) as error:
             log.warning("A browser could not be started", extra=fields(session=self.key, error=error))
-            self._message = str(error)
+            self._cause = str(error)
             self._count_failure("launch")
             self.signal(Signal.BROWSER_DOWN)
 
@@ -458,12 +542,17 @@ class Session:
             self._launch.cancel()
             await asyncio.gather(self._launch, return_exceptions=True)
             self._launch = None
+        await self._end_catch_up()
         browser, self._browser = self._browser, None
         self._generation += 1
         self._page = Snapshot()
-        self._connected_at, self._tidied = None, False
+        self._connected_at, self._tidied_at = None, None
         if browser is not None:
-            await browser.close()
+            self._leaving = browser
+            try:
+                await browser.close()
+            finally:
+                self._leaving = None
 
     async def _take_profile(self) -> Profile:
         if self._profile is None:
@@ -487,16 +576,22 @@ class Session:
             log.warning("A profile could not be removed", extra=fields(session=self.key, error=error))
             self._message = str(error)
         else:
-            self._give_back_profile()
             self._purged, self._account, self._deadline = True, None, None
+            self._give_back_profile()
             self._message = "the profile is removed"
             log.info("Profile removed", extra=fields(session=self.key))
         self._tell_state()
 
     def _give_back_profile(self) -> None:
-        if self._profile is not None:
-            self._profile.close()
-            self._profile = None
+        if self._profile is None:
+            return
+        if self._reporter.told_since and not self._purged:
+            try:
+                self._profile.note_told_since(self._reporter.told_since)
+            except ProfileUnusableError as error:
+                log.info("It was not noted what was told", extra=fields(session=self.key, error=error))
+        self._profile.close()
+        self._profile = None
 
     # --- Failures
 
@@ -533,6 +628,7 @@ class Session:
                     await self._show_code(renew=True)
             case "sending":
                 _remember(self._sent, event["id"])
+                self._reporter.put(Sent(event["id"], time.time()))
             case "message":
                 self._hear_message(event["message"])
             case "ack":
@@ -548,6 +644,10 @@ class Session:
             case "gone":
                 self._count_failure("browser")
                 return Signal.BROWSER_DOWN
+            case "proxyRefused":
+                self._count_failure("proxy")
+                self._cause = "the proxy refuses the user name or the password of spec.proxySecretRef"
+                return Signal.BLOCKED
             case "fault":
                 log.warning(
                     "An event of the page could not be read", extra=fields(session=self.key, event=event["event"])
@@ -580,6 +680,8 @@ class Session:
             self._count_failure("unresponsive")
             return Signal.UNHEALTHY
         if self.stage is Stage.CONNECTED:
+            if time.monotonic() - self._caught_up_at > CATCH_UP_EVERY and not self._is_catching_up:
+                await self._begin_catch_up()
             await self._tidy(browser)
             if self._is_silent(browser):
                 self._count_failure("silent")
@@ -593,9 +695,23 @@ class Session:
         return time.monotonic() - heard > limit
 
     async def _tidy(self, browser: Chromium) -> None:
-        if not self._tidied and self._connected_at and time.monotonic() - self._connected_at > GARBAGE_AFTER:
-            self._tidied = True
+        if self._tidied_at is None and self._connected_at and time.monotonic() - self._connected_at > GARBAGE_AFTER:
+            await self._collect(browser)
+
+    async def _collect(self, browser: Chromium, *, caches: bool = False) -> None:
+        self._tidied_at = time.monotonic()
+        try:
             await browser.collect_garbage()
+            if caches:
+                await browser.drop_caches()
+        except (PageTimeoutError, BrowserGoneError) as error:
+            # The probe finds out what is wrong with it.
+            log.info("A page did not give back its garbage", extra=fields(session=self.key, error=error))
+
+    async def tidy(self) -> None:
+        """Give back memory that the page does not use, and caches."""
+        if self._browser is not None and self.stage is not Stage.LAUNCHING:
+            await self._collect(self._browser, caches=True)
 
     # --- Pairing
 
@@ -656,11 +772,16 @@ class Session:
         _remember(self._seen, message_id)
         if message_id in self._sent:
             message = {**message, "source": "api"}
-        self._last_activity = time.time()
+        self._last_activity, self._active_at = time.time(), time.monotonic()
+        names = ["message.any"]
         if not message["fromMe"]:
             self._services.metrics.received.inc()
-            self._tell("message", message)
-        self._tell("message.any", message)
+            names = ["message", "message.any"]
+        now, at = time.time(), float(message["timestamp"])
+        events = tuple(InboundEvent.new(name, message, now=now, account=self._account) for name in names)
+        if self._told_since is not None:
+            self._told_since = max(self._told_since, min(at, now) - TOLD_SLACK)
+        self._reporter.put(Message(message_id, at, self._told_since or 0.0, events))
 
     def _ignored(self, message: dict[str, Any]) -> bool:
         chat = message["to"] if message["fromMe"] else message["from"]
@@ -683,6 +804,59 @@ class Session:
             "_data": {},
         }
 
+    # --- Messages that came while nobody listened
+
+    @property
+    def _is_catching_up(self) -> bool:
+        return self._catching_up is not None and not self._catching_up.done()
+
+    async def _begin_catch_up(self) -> None:
+        """Compare the page's store with what was told. The page tells new messages only from then on, in order."""
+        await self._end_catch_up()
+        if self._browser is not None:
+            self._catching_up = asyncio.create_task(self._catch_up(self._browser), name=f"catch-up-{self.key}")
+
+    async def _end_catch_up(self) -> None:
+        if self._catching_up is not None:
+            self._catching_up.cancel()
+            await asyncio.gather(self._catching_up, return_exceptions=True)
+            self._catching_up = None
+
+    async def _catch_up(self, browser: Chromium) -> None:
+        while True:
+            try:
+                if not self._told_known:
+                    await self._read_told()
+                answer = await browser.call("catchUp", {"since": self._told_since}, limit=CATCH_UP_LIMIT)
+            except BrowserGoneError:
+                return  # the next browser does it
+            except (PageError, PageTimeoutError, RegistryUnavailableError) as error:
+                log.warning(
+                    "Missed messages cannot be looked for yet: %s", error, extra=fields(session=self.key, error=error)
+                )
+                await asyncio.sleep(CATCH_UP_RETRY)
+            else:
+                self._caught_up_at = time.monotonic()
+                # Nothing is known of a session whose marks were lost; what its page holds by now counts as told.
+                latest = min(float(answer["latest"]), time.time())
+                self._note_told_since(latest - TOLD_SLACK if self._told_since is not None else latest + 1)
+                return
+
+    async def _read_told(self) -> None:
+        """Take over what former owners have told."""
+        told = await self._services.registry.told(self.key)
+        self._told_since = told.since
+        if self._told_since is None and self._profile is not None:
+            self._note_told_since(self._profile.told_since)
+        for message_id in told.sent:
+            _remember(self._sent, message_id)
+        self._told_known = True
+
+    def _note_told_since(self, since: float | None) -> None:
+        if since is not None and (self._told_since is None or since > self._told_since):
+            self._told_since = since
+            self._reporter.put(Since(since))
+
     # --- Calls from outside
 
     async def call(self, method: Method, params: dict[str, Any]) -> Any:
@@ -691,10 +865,15 @@ class Session:
         Raises:
             RefusedError: It was not carried out, or its outcome is not known.
         """
-        await self._wait_connected()
-        if method is Method.SEND_TEXT:
-            return await self._send(method, params)
-        return await self._ask(method, params)
+        self._calls += 1
+        try:
+            await self._wait_connected()
+            if method in SENDS:
+                return await self._send(method, params)
+            return await self._ask(method, params)
+        finally:
+            self._calls -= 1
+            self._active_at = time.monotonic()
 
     async def command(self, command: Command, params: dict[str, Any]) -> Any:
         """Do what a person asks of the session itself.
@@ -716,6 +895,9 @@ class Session:
 
     async def _log_out(self) -> None:
         """Unlink this device, then begin with an empty profile."""
+        if self.stage is Stage.HIBERNATED:
+            with suppress(RefusedError):  # the profile goes in any case
+                await self._wait_connected()
         if self.stage in {Stage.CONNECTED, Stage.RECONNECTING}:
             await self._unlink()
         self._wipe = True
@@ -733,9 +915,13 @@ class Session:
             log.info("The page did not confirm the logout", extra=fields(session=self.key, error=error))
 
     async def _wait_connected(self) -> None:
-        soon = {Stage.LAUNCHING, Stage.LOADING, Stage.SYNCING, Stage.RECONNECTING}
+        soon, limit = {Stage.LAUNCHING, Stage.LOADING, Stage.SYNCING, Stage.RECONNECTING}, READY_WAIT
+        if self.stage is Stage.HIBERNATED:
+            self.signal(Signal.WAKE)
+        if self.stage is Stage.HIBERNATED or self._waking:
+            soon, limit = {*soon, Stage.HIBERNATED, Stage.WAITING}, WAKE_WAIT
         with suppress(TimeoutError):  # what became of it is said below
-            async with asyncio.timeout(READY_WAIT), self._stage_changed:
+            async with asyncio.timeout(limit), self._stage_changed:
                 await self._stage_changed.wait_for(lambda: self.stage not in soon)
         if self.stage is not Stage.CONNECTED:
             raise RefusedError(Refusal.WRONG_PHASE, f"the session is {self.phase}: {self._message}", phase=self.phase)
@@ -768,13 +954,36 @@ class Session:
         browser = self._browser
         if browser is None:
             raise RefusedError(Refusal.WRONG_PHASE, f"the session is {self.phase}", phase=self.phase)
+        file = params.get("file")
+        if file is not None:
+            params = {**params, "file": await self._hand_over(browser, file)}
         try:
-            return await browser.call(method, params)
+            return await browser.call(method, params, limit=FILE_LIMIT if file is not None else CALL_TIMEOUT)
         except PageError as error:
-            refusal = Refusal.BAD_REQUEST if error.code in _BAD_REQUESTS else Refusal.PAGE
-            raise RefusedError(refusal, str(error), phase=self.phase) from error
+            raise RefusedError(_REFUSALS.get(error.code, Refusal.PAGE), str(error), phase=self.phase) from error
         except (PageTimeoutError, BrowserGoneError) as error:
             raise RefusedError(Refusal.UNKNOWN, str(error), phase=self.phase) from error
+
+    async def _hand_over(self, browser: Chromium, file: dict[str, Any]) -> dict[str, Any]:
+        """Give the page a file, base64 in `data`, piece by piece: the time for one big argument grows with its square.
+
+        Returns:
+            The file with a `handle` of the page in the place of `data`.
+        """
+        data, handle = str(file.get("data", "")), uuid.uuid4().hex
+        try:
+            for start in range(0, max(1, len(data)), FILE_CHUNK):
+                await browser.call("stage", {"handle": handle, "chunk": data[start : start + FILE_CHUNK]})
+        except (PageError, PageTimeoutError, BrowserGoneError) as error:
+            # Nothing was sent yet, so this outcome is known.
+            refusal = _REFUSALS.get(error.code, Refusal.PAGE) if isinstance(error, PageError) else Refusal.PAGE
+            raise RefusedError(refusal, f"the page did not take the file: {error}", phase=self.phase) from error
+        return {**{name: value for name, value in file.items() if name != "data"}, "handle": handle}
+
+
+def _outlives_its_browser(signal: Signal | Event) -> bool:
+    """Whether it counts though the browser that it came from, or was meant for, is replaced."""
+    return signal in _FROM_PEOPLE if isinstance(signal, Signal) else signal["type"] in _TOLD
 
 
 def _remember(ids: OrderedDict[str, None], message_id: str) -> None:
@@ -785,12 +994,28 @@ def _remember(ids: OrderedDict[str, None], message_id: str) -> None:
 
 _FROM_PEOPLE = {Signal.STOP, Signal.PURGE, Signal.RESTART, Signal.HIBERNATE, Signal.WAKE, Signal.ENDED}
 """Signals that speak of the session, not of one browser of it."""
+_TOLD = {"message", "ack", "sending"}
+"""Events of the page that are to be told on, whatever has become of the page since."""
 _FAILURES = {Signal.BROWSER_DOWN, Signal.PAGE_CRASHED, Signal.UNHEALTHY, Signal.TIMEOUT}
-_UNDECIDED = {Stage.LAUNCHING, Stage.LOADING, Stage.SYNCING, Stage.WAITING}
+_UNDECIDED = {Stage.LAUNCHING, Stage.LOADING, Stage.SYNCING, Stage.WAITING, Stage.HIBERNATED}
 """Stages in which the page cannot unlink the account yet, and soon can, or says that there is none."""
 _AT_REST = {Stage.FAILED, Stage.PURGED, Stage.CLOSING}
 """Stages whose end is no failure: what they do then is done however often the session has failed before."""
+_CLOSED_FOR_CALLS = {Stage.PAIRING, Stage.HIBERNATED, Stage.FAILED, Stage.PURGED, Stage.CLOSING, Stage.CLOSED}
+"""Stages that end a wake-up without a connection."""
 _STALLS = {Stage.LOADING, Stage.SYNCING, Stage.RECONNECTING}
 """Stages that a browser should leave by itself."""
-_BAD_REQUESTS = {"InvalidWidError", "invalid_wid", "chat_not_found", "invalid_phone_number", "msg_not_found"}
-"""Codes by which wa-js and WhatsApp say that what was asked for cannot be right."""
+_REFUSALS = {
+    **dict.fromkeys(
+        (
+            "InvalidWidError", "invalid_wid", "chat_not_found", "invalid_phone_number", "msg_not_found", "bad_request",
+            "invalid_data_url", "file_too_large", "not_a_group", "participant_not_exists", "group_not_exist",
+        ),
+        Refusal.BAD_REQUEST,
+    ),
+    "not_found": Refusal.NOT_FOUND,
+    "not_implemented": Refusal.NOT_IMPLEMENTED,
+    "status_late": Refusal.UNKNOWN,
+}  # fmt: skip
+"""Codes by which wa-js, WhatsApp and the bridge say that what was asked for cannot be right, is not there, or has no
+way to be done."""

@@ -11,11 +11,13 @@ import asyncio
 import logging
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from importlib.metadata import version
 
 from session_worker.contract import (
     HEARTBEAT_INTERVAL,
     SELF_STOP_AFTER,
+    SELF_STOP_MARGIN,
     Assignment,
     Heartbeat,
     Phase,
@@ -25,23 +27,34 @@ from session_worker.lifecycle import Signal
 from session_worker.logs import fields
 from session_worker.memory import MemoryReader, Usage, per_browser
 from session_worker.registry import Publication, RegistryUnavailableError
+from session_worker.relief import Awake, Relief, relieve
 from session_worker.session import Services, Session
 
 log = logging.getLogger(__name__)
 
 POLL = 2.0
 """Seconds between two looks at the desired set when nothing wakes us: the price of a lost wake-up."""
-MEMORY_EVERY = 30.0
-"""Seconds between two readings of memory, which walk through /proc."""
+_KILL_AFTER = SELF_STOP_MARGIN.total_seconds() - 2
+"""Seconds that browsers get to end in order when others may soon run their sessions."""
 BEAT_GAP = 0.1
 """Seconds in which changes gather into one heartbeat."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """Times in seconds that tests shorten; the defaults are those of the contract."""
+
+    self_stop_after: float = SELF_STOP_AFTER.total_seconds()
+    memory_every: float = 30.0
+    """Between two readings of memory, which walk through /proc."""
 
 
 class Supervisor:
     """The worker's sessions. `start` it, then `drain` and `stop` it."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, timing: Timing | None = None) -> None:
         self._services = services
+        self._timing = timing or Timing()
         self._config = services.config
         self._registry = services.registry
         self._metrics = services.metrics
@@ -53,10 +66,13 @@ class Supervisor:
         self._refused: dict[SessionKey, int] = {}
         self._usage = Usage(0, 0)
         self._per_session: dict[SessionKey, int] = {}
+        self._asleep: dict[SessionKey, int] = {}
+        """Sessions put to sleep for want of memory, with what they had then, the one that sleeps longest first."""
         self._beat_now = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
         self._last_beat: float | None = None
+        self._last_beat_or_start = time.monotonic()
         self._tasks: list[asyncio.Task[None]] = []
         self.started = time.monotonic()
         self.draining = False
@@ -83,7 +99,13 @@ class Supervisor:
     async def start(self) -> None:
         """Begin to live: heartbeats, the desired set, memory."""
         self._read_memory()
-        loops = {"heartbeat": self._beat_loop(), "assignments": self._follow_loop(), "memory": self._memory_loop()}
+        self._last_beat_or_start = time.monotonic()
+        loops = {
+            "heartbeat": self._beat_loop(),
+            "lease": self._lease_loop(),
+            "assignments": self._follow_loop(),
+            "memory": self._memory_loop(),
+        }
         self._tasks = [asyncio.create_task(loop, name=name) for name, loop in loops.items()]
 
     async def drain(self) -> None:
@@ -112,24 +134,48 @@ class Supervisor:
     # --- The lease
 
     async def _beat_loop(self) -> None:
-        began = time.monotonic()
         while True:
+            began = time.monotonic()
+            if self._overdue and self._sessions:
+                # This process was frozen, or the beat before hung: others may have the sessions. They are closed first.
+                await asyncio.sleep(BEAT_GAP)
+                continue
             try:
                 await self._registry.beat(self._config.worker, self._heartbeat())
-                self._last_beat = time.monotonic()
+                # Redis counts from the moment of the write, which may lie well before the answer.
+                self._last_beat = self._last_beat_or_start = began
                 self._metrics.heartbeat.set_to_current_time()
                 await self._mend_states()
             except RegistryUnavailableError as error:
                 log.warning("The lease could not be renewed", extra=fields(error=error))
-                if time.monotonic() - (self._last_beat or began) > SELF_STOP_AFTER.total_seconds():
-                    # From here on others may run these sessions: what was published before no longer holds.
-                    self._void_revision = self._revision
-                    await self._stop_all("the lease could not be renewed")
+            except Exception:  # a bug here must end neither the lease nor what watches over it
+                log.exception("The lease could not be renewed, by a bug")
             with suppress(TimeoutError):
                 async with asyncio.timeout(HEARTBEAT_INTERVAL.total_seconds()):
                     await self._beat_now.wait()
                     await asyncio.sleep(BEAT_GAP)
             self._beat_now.clear()
+
+    @property
+    def _overdue(self) -> bool:
+        """Whether the lease was not renewed for so long that others may run these sessions."""
+        return time.monotonic() - self._last_beat_or_start > self._timing.self_stop_after
+
+    async def _lease_loop(self) -> None:
+        """Close all browsers in time when the lease is not renewed.
+
+        This has its own clock, for a beat to a server that does not answer may hang for longer than the margin is.
+        """
+        while True:
+            left = self._last_beat_or_start + self._timing.self_stop_after - time.monotonic()
+            if left > 0:
+                await asyncio.sleep(left)
+                continue
+            # From here on others may run these sessions: what was published before no longer holds.
+            self._void_revision = self._revision
+            if self._sessions:
+                await self._stop_all("the lease could not be renewed", kill_after=_KILL_AFTER)
+            await asyncio.sleep(POLL)
 
     async def _mend_states(self) -> None:
         """Redis may have come back empty: what the sessions have said is said again where it is gone."""
@@ -172,8 +218,8 @@ class Supervisor:
 
     def _adopt(self, publication: Publication) -> None:
         """Make what runs equal to what is published; closing goes on in the background."""
-        if publication.revision <= self._void_revision:
-            return
+        if self._overdue or publication.revision <= self._void_revision or publication.revision < self._revision:
+            return  # void, or what a failover has brought back from the past
         desired = publication.assignments
         for key, session in list(self._sessions.items()):
             wanted = desired.get(key)
@@ -215,11 +261,16 @@ class Supervisor:
             self._endings.discard(task)
         self._changed()
 
-    async def _stop_all(self, reason: str) -> None:
+    async def _stop_all(self, reason: str, *, kill_after: float | None = None) -> None:
+        """End all sessions, and after `kill_after` seconds also the browsers that do not end in order."""
         if self._sessions:
             log.warning("Closing all sessions", extra=fields(reason=reason, sessions=len(self._sessions)))
         for session in list(self._sessions.values()):
             self._end(session)
+        if kill_after is not None and self._endings:
+            await asyncio.wait(self._endings, timeout=kill_after)
+            for session in self._sessions.values():
+                session.kill_browser()
         await asyncio.gather(*list(self._endings), return_exceptions=True)
 
     def _changed(self) -> None:
@@ -238,8 +289,39 @@ class Supervisor:
 
     async def _memory_loop(self) -> None:
         while True:
-            await asyncio.sleep(MEMORY_EVERY)
+            await asyncio.sleep(self._timing.memory_every)
             await asyncio.to_thread(self._read_memory)
+            await self._relieve()
+
+    async def _relieve(self) -> None:
+        """Make memory free where it is short."""
+        self._asleep = {
+            key: memory
+            for key, memory in self._asleep.items()
+            if key in self._sessions and self._sessions[key].phase is Phase.HIBERNATED
+        }
+        awake = [
+            Awake(key, self._per_session.get(key, 0), session.idle, session.tidied)
+            for key, session in self._sessions.items()
+            if session.browser_pid is not None
+        ]
+        used, limit = self._usage.used, self._usage.limit
+        todo = relieve(used, limit, awake, self._asleep, session_timeout=self._config.session_timeout)
+        if todo == Relief():
+            return
+        log.info(
+            "Acting on memory",
+            extra=fields(used=used, limit=limit, tidy=len(todo.tidy), sleep=len(todo.sleep), wake=todo.wake),
+        )
+        for action, keys in (("tidy", todo.tidy), ("sleep", todo.sleep), ("wake", [todo.wake] if todo.wake else [])):
+            self._metrics.relief.labels(action).inc(len(keys))
+        await asyncio.gather(*(self._sessions[key].tidy() for key in todo.tidy if key in self._sessions))
+        for key in todo.sleep:
+            self._asleep[key] = self._per_session.get(key, 0)
+        for keys, signal in ((todo.sleep, Signal.HIBERNATE), ([todo.wake] if todo.wake else [], Signal.WAKE)):
+            for key in keys:
+                if (session := self._sessions.get(key)) is not None:
+                    session.signal(signal)
 
     def _read_memory(self) -> None:
         pids = {pid: key for key, session in list(self._sessions.items()) if (pid := session.browser_pid) is not None}

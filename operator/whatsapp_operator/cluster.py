@@ -10,6 +10,7 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -20,7 +21,7 @@ from kubeclient import ConflictError, KubeClient, KubernetesError, NotFoundError
 from session_worker.contract import GROUP, POOL_PLURAL, SESSION_PLURAL, VERSION
 from session_worker.logs import fields
 from whatsapp_operator.observation import Tombstone, key_of, tombstone_of
-from whatsapp_operator.pods import DRAINING_ANNOTATION, SERVING_LABEL
+from whatsapp_operator.pods import DRAINING_ANNOTATION, POOL_LABEL, SERVING_LABEL
 from whatsapp_operator.resources import FINALIZER, utc_text
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ API_VERSION = f"{GROUP}/{VERSION}"
 MANAGER = "whatsapp-operator"
 """Field manager, and reporter of events."""
 POD_SELECTOR = "app.kubernetes.io/name=whatsapp-worker,app.kubernetes.io/managed-by=whatsapp-operator"
+MANAGED_SELECTOR = f"{POOL_LABEL},app.kubernetes.io/managed-by=whatsapp-operator"
 
 Key = tuple[str, str]
 
@@ -55,12 +57,8 @@ class Cache:
         """Keep an object unless a newer one is known; whether it was kept."""
         key = key_of(item)
         known = self.objects[kind].get(key)
-        if (
-            known is not None
-            and known["metadata"]["uid"] == item["metadata"]["uid"]
-            and _version(item) <= _version(known)
-        ):
-            return False
+        if known is not None and _version(item) <= _version(known):
+            return False  # also where it is another object of the same name: an old list may come after a new watch
         if kind is Kind.POD and known is not None and known["metadata"]["uid"] != item["metadata"]["uid"]:
             self._bury(known)
         self.objects[kind][key] = _slim(kind, item)
@@ -231,8 +229,8 @@ class Cluster:
         if answer.get("kind") == "Pod" and answer["metadata"].get("deletionTimestamp"):
             self.cache.put(Kind.POD, answer)
 
-    async def apply(self, plural: str, manifest: Object) -> None:
-        """Create or correct an object that belongs to a pool."""
+    async def apply(self, plural: str, manifest: Object) -> Object:
+        """Create or correct an object that belongs to a pool; what it is now."""
         path = path_of(
             manifest["apiVersion"],
             plural,
@@ -240,7 +238,27 @@ class Cluster:
             name=manifest["metadata"]["name"],
         )
         self.writes += 1
-        await self._client.apply(path, manifest, manager=MANAGER)
+        return await self._client.apply(path, manifest, manager=MANAGER)
+
+    async def list_managed(self, api_version: str, plural: str) -> list[Object]:
+        """The objects of a kind that belong to pools, in all namespaces that are watched.
+
+        Raises:
+            NotFoundError: The kind does not exist here.
+            RejectedError: We may not read it.
+        """
+        paths = [path_of(api_version, plural, namespace=name) for name in self._namespaces or (None,)]
+        lists = await asyncio.gather(*(self._client.list(path, labelSelector=MANAGED_SELECTOR) for path in paths))
+        return [item for found, _ in lists for item in found]
+
+    async def delete_managed(self, api_version: str, plural: str, item: Object) -> None:
+        """Delete that very object; one that is gone already is no error."""
+        namespace, name = key_of(item)
+        self.writes += 1
+        with suppress(NotFoundError, ConflictError):
+            await self._client.delete(
+                path_of(api_version, plural, namespace=namespace, name=name), uid=item["metadata"]["uid"]
+            )
 
     # --- Events
 

@@ -13,6 +13,19 @@ from session_worker.environment import Environment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExternalMetricsConfig:
+    """How the builtin metric source is reached through the cluster."""
+
+    namespace: str
+    service: str
+    """Service in `namespace` that leads to the operators' `port`; the keys lie in a Secret of its name and `-tls`."""
+    service_port: int
+    port: int
+    owner: str | None
+    """ClusterRole with which the APIService is removed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OperatorConfig:
     """Everything the operator can be told from outside."""
 
@@ -37,6 +50,10 @@ class OperatorConfig:
     """Health and readiness."""
     metrics_port: int
     log_level: str
+    demand_url: str | None
+    """How KEDA reaches the metrics port of the operator."""
+    external_metrics: ExternalMetricsConfig | None
+    """None: the builtin metric source is off."""
 
     @classmethod
     def from_env(cls, variables: Mapping[str, str]) -> OperatorConfig:
@@ -67,6 +84,16 @@ class OperatorConfig:
             port=env.integer("PORT", 8080, low=1, high=65535),
             metrics_port=env.integer("PROMETHEUS_PORT", 9090, low=1, high=65535),
             log_level=env.choice("LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR")),
+            demand_url=env.address("DEMAND_URL", "") or None,
+            external_metrics=ExternalMetricsConfig(
+                namespace=env.text("POD_NAMESPACE", own_namespace()),
+                service=env.text("EXTERNAL_METRICS_SERVICE", "whatsapp-operator-external-metrics"),
+                service_port=env.integer("EXTERNAL_METRICS_SERVICE_PORT", 443, low=1, high=65535),
+                port=env.integer("EXTERNAL_METRICS_PORT", 8443, low=1, high=65535),
+                owner=env.optional("EXTERNAL_METRICS_OWNER"),
+            )
+            if env.flag("EXTERNAL_METRICS", default=False)
+            else None,
         )
         env.check()
         return config

@@ -67,6 +67,8 @@ class Worker:
     heartbeat: Heartbeat | None = None
     cleared: frozenset[SessionKey] = frozenset()
     """Sessions taken away from it that it has confirmed not to run."""
+    self_stopped: bool = False
+    """It was not heard for so long that it has closed its browsers by itself, wherever it is."""
 
     @property
     def pool_key(self) -> PoolKey:
@@ -97,7 +99,7 @@ class Worker:
 
     def may_run(self, session: SessionKey) -> bool:
         """Whether a browser of `session` may be open here, for all that is known."""
-        return self.life is not Life.ENDED and session not in self.cleared
+        return self.life is not Life.ENDED and not self.self_stopped and session not in self.cleared
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +156,35 @@ class Session:
         return (-self.priority, self.created, self.key)
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a pool's workers have shown of themselves, smoothed over about a minute."""
+
+    at: datetime
+    session_bytes: float = 0.0
+    """Memory of a connected session; the last that was known where none is connected. 0: never measured."""
+    share: float = 1.0
+    """What the ready workers hold of what the pool's spec allows them, at most 1."""
+
+
+def scaled_demand(wanted: int, *, sessions_per_worker: int, ready: int, effective_capacity: int) -> int:
+    """The session metric: places that a pool needs, counted in places of `sessions_per_worker` to a worker.
+
+    Autoscaling knows how many sessions a worker should hold and divides by it. Where memory lets a worker hold fewer,
+    each session counts for correspondingly more, so that the quotient is the number of workers that are needed.
+
+    Args:
+        wanted: Sessions that are to run, each once, and the spare places.
+        sessions_per_worker: What the pool's spec allows.
+        ready: Workers that `effective_capacity` speaks of.
+        effective_capacity: Sessions that they really hold together.
+    """
+    nominal = ready * sessions_per_worker
+    if not 0 < effective_capacity < nominal:
+        return wanted
+    return -(-wanted * nominal // effective_capacity)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
     """One `WhatsAppWorkerPool`."""
@@ -174,6 +205,10 @@ class Pool:
     template: str = ""
     """Hash of the wanted pod template."""
     deleting: bool = False
+    max_replicas: int | None = None
+    """Most workers that autoscaling may ask for; None: nothing scales the pool."""
+    measured: Measured | None = None
+    """As of the last cycle; None in the first one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,6 +243,17 @@ class Fleet:
         for session in self.sessions.values():
             result.setdefault(session.pool_key, []).append(session)
         return result
+
+    @cached_property
+    def running_at(self) -> Mapping[SessionKey, WorkerKey]:
+        """Session -> a worker that lists it in its heartbeat and may still have its browser open, on record or not."""
+        return {
+            SessionKey.parse(text): worker.key
+            for worker in self.workers.values()
+            if worker.heartbeat is not None
+            for text in worker.heartbeat.running
+            if worker.may_run(SessionKey.parse(text))
+        }
 
     def owner(self, session: Session) -> Worker | None:
         """The worker on record for `session`, where anything of it is left."""

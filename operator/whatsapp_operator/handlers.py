@@ -21,11 +21,13 @@ from session_worker.contract import GROUP, POOL_PLURAL, SESSION_PLURAL, VERSION
 from session_worker.registry import Registry
 from whatsapp_operator.cluster import POD_SELECTOR, Cluster, Kind
 from whatsapp_operator.config import OperatorConfig
+from whatsapp_operator.demand import Demand
 from whatsapp_operator.leader import Alone, Authority, Elector
 from whatsapp_operator.metrics import OperatorMetrics
 from whatsapp_operator.pods import WorkerDefaults
 from whatsapp_operator.probes import ProbeServer
 from whatsapp_operator.reconciler import Reconciler
+from whatsapp_operator.scalers import Scalers, Source
 
 
 @kopf.on.startup()
@@ -49,11 +51,41 @@ async def start(settings: kopf.OperatorSettings, memo: Any, **_: Any) -> None:
     if config.lease is not None:
         namespace, name = config.lease
         memo.elector = authority = Elector(client, namespace=namespace, name=name, identity=config.identity)
-    memo.reconciler = Reconciler(memo.cluster, memo.registry, defaults, metrics=metrics, authority=authority)
-    memo.probes = ProbeServer(memo.reconciler.pulse, memo.elector, metrics, config)
+    demand = Demand(memo.cluster)
+    memo.source = await _metric_source(config, client, demand)
+    memo.reconciler = Reconciler(
+        memo.cluster,
+        memo.registry,
+        defaults,
+        metrics=metrics,
+        authority=authority,
+        scalers=Scalers(memo.cluster, demand_url=config.demand_url, source=memo.source),
+    )
+    memo.probes = ProbeServer(memo.reconciler.pulse, memo.elector, metrics, config, demand)
     await memo.probes.start()
     memo.superseded = False
     memo.governor = asyncio.create_task(_govern(memo, metrics), name="governor")
+
+
+async def _metric_source(config: OperatorConfig, client: KubeClient, demand: Demand) -> Source | None:
+    """Start the builtin metric source where it is wanted."""
+    where = config.external_metrics
+    if where is None:
+        return None
+    from whatsapp_operator.external_metrics import ExternalMetrics, Place  # noqa: PLC0415  # few want its cryptography
+
+    place = Place(
+        namespace=where.namespace,
+        service=where.service,
+        service_port=where.service_port,
+        secret=f"{where.service}-tls",
+        owner=where.owner,
+        host=config.host,
+        port=where.port,
+    )
+    source = ExternalMetrics(client, demand, place)
+    await source.start()
+    return source
 
 
 async def _govern(memo: Any, metrics: OperatorMetrics) -> None:
@@ -111,6 +143,8 @@ async def stop(memo: Any, **_: Any) -> None:
     if memo.elector is not None:
         await memo.elector.stop()
     await memo.probes.stop()
+    if memo.source is not None:
+        await memo.source.stop()
     await memo.cluster.aclose()
     await memo.registry.aclose()
 

@@ -110,7 +110,9 @@ def decide(lease: Object | None, identity: str, seen: Seen | None, now: float) -
 def next_term(lease: Object | None, unix_time: float) -> int:
     """A term above all before it, also where the Lease was deleted or restored from a backup."""
     annotations = ((lease or {}).get("metadata") or {}).get("annotations") or {}
-    return max(int(annotations.get(TERM_ANNOTATION, 0)) + 1, int(unix_time))
+    text = str(annotations.get(TERM_ANNOTATION, ""))
+    before = int(text) if text.isdecimal() else 0  # anybody may have written it
+    return max(before + 1, int(unix_time))
 
 
 def record_of(

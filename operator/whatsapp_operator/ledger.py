@@ -24,6 +24,8 @@ class Page:
 
     revision: int = 0
     """0: nothing was ever published, or Redis has lost it."""
+    term: int = 0
+    """Of the leader that published it."""
     assignments: Desired = field(default_factory=dict)
     left_out: Mapping[SessionKey, int] = field(default_factory=dict)
     """Sessions on record for the worker that it must give up -> the first revision without them."""
@@ -41,7 +43,13 @@ def cleared(page: Page, heartbeat: Heartbeat | None) -> frozenset[SessionKey]:
 
 
 def turn(
-    page: Page, desired: Desired, on_record: Iterable[SessionKey], heartbeat: Heartbeat | None, *, clock: int
+    page: Page,
+    desired: Desired,
+    on_record: Iterable[SessionKey],
+    heartbeat: Heartbeat | None,
+    *,
+    clock: int,
+    term: int = 0,
 ) -> Page:
     """The page after publishing `desired`; its revision is the old one when there is nothing to publish.
 
@@ -52,13 +60,16 @@ def turn(
         heartbeat: The worker's last one. A new revision has to exceed the one in it, which would count as confirmed
             already otherwise; and a page that the worker has declared void is published again.
         clock: Milliseconds since 1970: revisions grow even when Redis has lost the last one.
+        term: The leader's. A page of another term is published again though nothing changed, so that nothing that its
+            author is still about to write to it is accepted any more.
     """
     heard, void = (heartbeat.revision, heartbeat.void_revision) if heartbeat else (0, 0)
-    changed = page.revision == 0 or page.revision <= void or page.assignments != desired
+    changed = page.revision == 0 or page.revision <= void or page.term != term or page.assignments != desired
     revision = max(page.revision + 1, heard + 1, void + 1, clock) if changed else page.revision
     left_out = set(on_record) - desired.keys()
     return Page(
         revision=revision,
+        term=term if changed else page.term,
         assignments=dict(desired) if changed else page.assignments,
         left_out={session: page.left_out.get(session, revision) for session in left_out},
     )
@@ -83,7 +94,7 @@ class Ledger:
             if page is not None and page.revision == revision:
                 continue
             found = await self._registry.assigned(worker)
-            self._pages[worker] = Page(found.revision, found.assignments) if found else Page()
+            self._pages[worker] = Page(found.revision, found.term, found.assignments) if found else Page()
         for worker in self._pages.keys() - stored.keys():
             await self._registry.forget_worker(worker)
             del self._pages[worker]
@@ -108,7 +119,7 @@ class Ledger:
             SupersededError: A leader of a later term has published for this worker.
         """
         before = self._pages.get(worker, Page())
-        after = turn(before, desired, on_record, heartbeat, clock=int(time.time() * 1000))
+        after = turn(before, desired, on_record, heartbeat, clock=int(time.time() * 1000), term=term)
         if after.revision != before.revision:
             later = await self._registry.publish(worker, Publication(after.revision, after.assignments, term))
             if later:

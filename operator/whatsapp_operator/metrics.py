@@ -24,7 +24,10 @@ class OperatorMetrics:
             return Gauge(name, text, (*pool, *labels), registry=self.registry)
 
         self._sessions = gauge("whatsapp_sessions", "Sessions by phase.", "phase")
-        self._demand = gauge("whatsapp_session_demand", "Places a pool needs: each session once, and the spare ones.")
+        self._demand = gauge(
+            "whatsapp_session_demand",
+            "Places a pool needs: each session once, and the spare ones; more where memory is short.",
+        )
         self._pending = gauge("whatsapp_pending_sessions", "Sessions that wait for a place.")
         self._capacity = gauge("whatsapp_pool_capacity", "Places of a pool's ready workers.")
         self._workers = gauge("whatsapp_pool_workers", "Workers of a pool by state.", "state")
@@ -56,4 +59,4 @@ class OperatorMetrics:
             self._capacity.labels(*key).set(report.effective_capacity)
             self._workers.labels(*key, "ready").set(report.ready)
             self._workers.labels(*key, "draining").set(report.draining)
-            self._workers.labels(*key, "starting").set(report.replicas - report.ready)
+            self._workers.labels(*key, "starting").set(report.replicas + report.surge - report.ready)

@@ -6,7 +6,7 @@ Owns the reading of raw objects and the conclusions about a worker's life. Must 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import ValidationError
@@ -16,13 +16,14 @@ from session_worker.contract import (
     LEASE_DURATION,
     Assignment,
     Beat,
+    Proxy,
     RuntimeState,
     SessionKey,
     WorkerKey,
     WorkerSpec,
 )
 from whatsapp_operator.fleet import Life, Pool, PoolKey, Session, Worker
-from whatsapp_operator.pods import DRAINING_ANNOTATION, POOL_LABEL, TEMPLATE_LABEL
+from whatsapp_operator.pods import DRAINING_ANNOTATION, POOL_LABEL, TEMPLATE_LABEL, WORKER_CONTAINER
 from whatsapp_operator.resources import (
     FINALIZER,
     DeletionPolicy,
@@ -46,6 +47,9 @@ _LOST_CAUSES = {
 """Waiting reasons that do not pass by themselves."""
 
 
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
+
+
 class UnreadableError(Exception):
     """An object does not fit our models, though the CRD let it pass: the CRD is another release's."""
 
@@ -55,8 +59,10 @@ class Sight:
     """What is known of a worker beside its pod."""
 
     beat: Beat | None = None
-    silent_for: float = 0.0
-    """Seconds for which Redis was there and held no valid lease of this worker."""
+    unheard_for: float = 0.0
+    """Seconds since this worker was last heard, all of which this operator has listened."""
+    owns: bool = False
+    """Sessions are on record for it, so it was alive once."""
     cleared: frozenset[SessionKey] = frozenset()
 
 
@@ -66,7 +72,7 @@ class Tombstone:
 
     pool: str
     ended: bool
-    """Its last status proved that its processes were over."""
+    """Its last status proved that its processes were over (`has_ended`)."""
 
 
 def tombstone_of(pod: Object) -> Tombstone:
@@ -140,8 +146,8 @@ def state_for(session: Session, state: RuntimeState | None) -> tuple[RuntimeStat
     return (state if mine else None), max(session.epoch, state.epoch)
 
 
-def assignment_of(session: Session, spec: SessionSpec) -> Assignment:
-    """What the owner of a session has to know."""
+def assignment_of(session: Session, spec: SessionSpec, proxy: Proxy | None = None) -> Assignment:
+    """What the owner of a session has to know; `proxy` is what `spec.proxySecretRef` holds, None if it is not there."""
     purge = session.deletion_policy if session.deleting_since else DeletionPolicy.RETAIN
     hibernate_after = parse_duration(spec.hibernate_after).total_seconds() if spec.hibernate_after else None
     return Assignment(
@@ -156,6 +162,8 @@ def assignment_of(session: Session, spec: SessionSpec) -> Assignment:
             burst=spec.throttle.burst,
             hibernate_after_seconds=hibernate_after,
             ignore=frozenset(name for name, ignored in spec.ignore.model_dump().items() if ignored),
+            proxy_required=spec.proxy_secret_ref is not None,
+            proxy=proxy,
             purge=None if purge is DeletionPolicy.RETAIN else purge.value,
         ),
     )
@@ -178,6 +186,7 @@ def pool_of(item: Object, spec: PoolSpec, template: str) -> Pool:
         drain_timeout=parse_duration(spec.drain.timeout),
         template=template,
         deleting="deletionTimestamp" in metadata,
+        max_replicas=spec.autoscaling.max_replicas if spec.autoscaling.enabled else None,
     )
 
 
@@ -194,15 +203,23 @@ def pool_spec(item: Object) -> PoolSpec:
 
 
 def has_ended(pod: Object) -> bool:
-    """Whether a pod's own status proves that its processes are over."""
-    status = pod.get("status", {})
-    if status.get("phase") in ("Succeeded", "Failed"):
-        return True
-    containers = status.get("containerStatuses", [])
-    if containers:
-        return all("terminated" in container.get("state", {}) for container in containers)
+    """Whether a pod's own status proves that its processes are over.
+
+    The kubelet's word on the worker's container does. The pod's phase does not: the pod garbage collector writes Failed
+    into pods of nodes that it cannot reach, where the containers may well be running.
+    """
+    states = _worker_states(pod)
+    if states:
+        return all("terminated" in state for state in states)
     # A pod that no node has taken never had a process.
     return "nodeName" not in pod.get("spec", {})
+
+
+def _worker_states(pod: Object) -> list[Object]:
+    """States of the worker's container, or of all where none has its name: a sidecar may outlive the worker."""
+    containers = pod.get("status", {}).get("containerStatuses") or []
+    own = [container for container in containers if container.get("name") == WORKER_CONTAINER]
+    return [container.get("state") or {} for container in own or containers]
 
 
 def worker_of(pod: Object, sight: Sight) -> Worker:
@@ -210,6 +227,7 @@ def worker_of(pod: Object, sight: Sight) -> Worker:
     metadata, status = pod["metadata"], pod.get("status", {})
     beat = sight.beat if sight.beat and sight.beat.heartbeat.uid == metadata["uid"] else None
     ended_at, failed = _end(pod)
+    said_goodbye = beat is not None and beat.heartbeat.stopped
     annotations = metadata.get("annotations") or {}
     labels = metadata.get("labels") or {}
     return Worker(
@@ -220,14 +238,25 @@ def worker_of(pod: Object, sight: Sight) -> Worker:
         life=_life(pod, beat, sight),
         ready=_is_ready(status),
         deleting="deletionTimestamp" in metadata,
-        draining_since=moment(annotations.get(DRAINING_ANNOTATION)),
+        draining_since=_lenient_moment(annotations.get(DRAINING_ANNOTATION)),
         ended_at=ended_at,
-        failed=failed,
+        # A worker that ends unasked has failed, whatever its exit code says.
+        failed=failed or (ended_at is not None and not said_goodbye and "deletionTimestamp" not in metadata),
         problem=_problem(status),
         template=labels.get(TEMPLATE_LABEL, ""),
         heartbeat=beat.heartbeat if beat else None,
         cleared=sight.cleared,
+        self_stopped=beat is None and sight.unheard_for > HEARTBEAT_KEPT.total_seconds(),
     )
+
+
+def _lenient_moment(text: str | None) -> datetime | None:
+    """A time that anybody may have written; one that is none counts as long past."""
+    try:
+        found = moment(text)
+    except ValueError:
+        return _LONG_AGO
+    return found if found is None or found.tzinfo is not None else _LONG_AGO
 
 
 def remains_of(
@@ -236,7 +265,7 @@ def remains_of(
     beat: Beat | None,
     cleared: frozenset[SessionKey],
     *,
-    memory_age: float,
+    unheard_for: float,
     now: datetime,
 ) -> Worker | None:
     """What is left of a worker without a pod; None when nothing of it can run any more.
@@ -246,13 +275,13 @@ def remains_of(
         stone: What was seen of its end; None when it went before the operator started.
         beat: Its last heartbeat, kept by Redis until the self-stop deadline has passed.
         cleared: Sessions that it has given up.
-        memory_age: Seconds for which Redis has lost nothing: a heartbeat that is missing from an older memory has run
-            out, and its worker has stopped itself; from a younger one it may just have been lost.
+        unheard_for: Seconds since it was last heard, all of which this operator has listened: after `HEARTBEAT_KEPT` it
+            has stopped itself. A missing key alone proves nothing, for Redis may have lost it.
         now: Time of the observation.
     """
     if stone is not None and stone.ended:
         return None
-    if (beat.heartbeat.stopped) if beat else (memory_age > HEARTBEAT_KEPT.total_seconds()):
+    if beat.heartbeat.stopped if beat else unheard_for > HEARTBEAT_KEPT.total_seconds():
         return None
     return Worker(
         key=key,
@@ -270,7 +299,11 @@ def _life(pod: Object, beat: Beat | None, sight: Sight) -> Life:
         return Life.ENDED
     if beat is not None and beat.age <= LEASE_DURATION.total_seconds():
         return Life.LIVE
-    if sight.silent_for > LEASE_DURATION.total_seconds() and (beat is not None or _is_ready(pod.get("status", {}))):
+    status = pod.get("status", {})
+    if status.get("phase") in ("Succeeded", "Failed") and not _worker_states(pod) and not sight.owns:
+        return Life.ENDED  # refused by its node, or evicted before it ran
+    was_alive = beat is not None or sight.owns or _is_ready(status)
+    if was_alive and sight.unheard_for > 2 * LEASE_DURATION.total_seconds():
         return Life.SILENT
     # A lease that just ran out, or was never taken: too early to conclude anything.
     return Life.COMING

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
@@ -19,11 +19,11 @@ from session_worker.logs import fields
 from session_worker.registry import Registry, RegistryUnavailableError
 from whatsapp_operator import observation
 from whatsapp_operator.cluster import Cluster, Kind
-from whatsapp_operator.fleet import Fleet, Pool, PoolKey, Session, Worker
+from whatsapp_operator.fleet import Fleet, Measured, Pool, PoolKey, Session, Worker
 from whatsapp_operator.ledger import Ledger
 from whatsapp_operator.observation import Sight, UnreadableError
 from whatsapp_operator.pods import Manifest, WorkerDefaults, pod_template, template_hash
-from whatsapp_operator.resources import SessionStatus
+from whatsapp_operator.resources import PoolSpec, SessionStatus
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +61,7 @@ class KnownPool:
 
     item: Object
     pool: Pool
+    spec: PoolSpec
     template: Manifest
 
 
@@ -86,10 +87,17 @@ class Observer:
         self._sessions: dict[SessionKey, KnownSession] = {}
         self._pools: dict[PoolKey, KnownPool] = {}
         self._states: dict[SessionKey, RuntimeState] = {}
+        self._states_read: set[SessionKey] = set()
         self._changed: set[SessionKey] = set()
         self._states_read_at: float | None = None
         self._loaded_at: float | None = None
-        self._silent_since: dict[WorkerKey, float] = {}
+        self._heard: dict[WorkerKey, float] = {}
+        self._listened: float | None = None
+        self._measured: dict[PoolKey, Measured] = {}
+
+    def measured(self, pools: dict[PoolKey, Measured]) -> None:
+        """Remember what the last plan has made of the workers' memory."""
+        self._measured = pools
 
     def changed(self, sessions: set[SessionKey]) -> None:
         """Read the runtime states of these the next time."""
@@ -101,7 +109,7 @@ class Observer:
 
     def deafened(self) -> None:
         """Forget how long workers were silent: while Redis is away nobody can be heard."""
-        self._silent_since.clear()
+        self._listened = None
 
     async def observe(self) -> View:
         """Look at everything.
@@ -118,7 +126,7 @@ class Observer:
         workers = await self._read_workers(now)
         await self._read_states()
         fleet = Fleet(
-            pools={key: known.pool for key, known in pools.items()},
+            pools={key: replace(known.pool, measured=self._measured.get(key)) for key, known in pools.items()},
             workers=workers,
             sessions={key: self._with_state(known) for key, known in sessions.items()},
         )
@@ -132,6 +140,7 @@ class Observer:
         for key in self._sessions.keys() - items.keys():
             del self._sessions[key]
             self._states.pop(key, None)
+            self._states_read.discard(key)
         return self._sessions
 
     def session(self, key: SessionKey) -> KnownSession:
@@ -174,7 +183,7 @@ class Observer:
                 log.warning("A pool cannot be read; is the CRD another release's?", extra=fields(pool=key, error=error))
                 continue
             template = pod_template(spec, self._defaults)
-            pools[key] = KnownPool(item, observation.pool_of(item, spec, template_hash(template)), template)
+            pools[key] = KnownPool(item, observation.pool_of(item, spec, template_hash(template)), spec, template)
         self._pools = pools
         return pools
 
@@ -182,35 +191,56 @@ class Observer:
         pods = {WorkerKey(*pair): pod for pair, pod in self._cluster.cache.objects[Kind.POD].items()}
         owners = {owner for known in self._sessions.values() if (owner := known.session.worker_key)}
         beats = await self._registry.beats(pods.keys() | owners)
-        # Asked after the heartbeats were read, so that heartbeats lost in between are known to be lost.
-        memory_age = await self._registry.memory_age()
-        await self._ledger.refresh(pods.keys() | beats.keys())
-        workers = {key: observation.worker_of(pod, self._sight(key, beats.get(key))) for key, pod in pods.items()}
+        self._listen(pods.keys() | owners, beats)
+        await self._ledger.refresh(pods.keys() | owners)
+        workers = {
+            key: observation.worker_of(pod, self._sight(key, pod, beats.get(key), owns=key in owners))
+            for key, pod in pods.items()
+        }
         stones = self._cluster.cache.tombstones
         for owner in owners - pods.keys():
             beat = beats.get(owner)
             cleared = self._ledger.cleared(owner, beat.heartbeat if beat else None)
-            left = observation.remains_of(owner, stones.get(owner), beat, cleared, memory_age=memory_age, now=now)
+            silence = self._unheard_for(owner)
+            left = observation.remains_of(owner, stones.get(owner), beat, cleared, unheard_for=silence, now=now)
             if left is not None:
                 workers[owner] = left
-        for key in self._silent_since.keys() - pods.keys():
-            del self._silent_since[key]
         return workers
 
-    def _sight(self, worker: WorkerKey, beat: Beat | None) -> Sight:
+    def _listen(self, workers: Iterable[WorkerKey], beats: Mapping[WorkerKey, Beat]) -> None:
+        """Note who was heard when, by our own clock.
+
+        Neither a missing key nor Redis' clock is trusted: after a failover, an eviction or a step of the clock, keys
+        are missing of workers that live. One that lives is heard again within seconds; so silence counts only while
+        we listen without a gap.
+        """
         clock = time.monotonic()
-        if beat is not None and beat.age <= LEASE_DURATION.total_seconds():
-            self._silent_since.pop(worker, None)
-            silent_for = 0.0
-        else:
-            silent_for = clock - self._silent_since.setdefault(worker, clock)
-        return Sight(beat, silent_for, self._ledger.cleared(worker, beat.heartbeat if beat else None))
+        if self._listened is None or clock - self._listened > LEASE_DURATION.total_seconds():
+            self._heard.clear()
+        self._listened = clock
+        heard = {}
+        for worker in workers:
+            beat = beats.get(worker)
+            # Whoever is new to us counts as heard now; afterwards only a new beat moves the time, never a clock.
+            before = self._heard.get(worker)
+            heard[worker] = clock if before is None else max(before, clock - beat.age if beat else before)
+        self._heard = heard
+
+    def _unheard_for(self, worker: WorkerKey) -> float:
+        clock = time.monotonic()
+        return clock - self._heard.get(worker, clock)
+
+    def _sight(self, worker: WorkerKey, pod: Object, beat: Beat | None, *, owns: bool) -> Sight:
+        # A pod made anew under the same name is another worker; what its predecessor says is not about it.
+        mine = beat.heartbeat if beat and beat.heartbeat.uid == pod["metadata"]["uid"] else None
+        return Sight(beat, self._unheard_for(worker), owns, self._ledger.cleared(worker, mine))
 
     async def _read_states(self) -> None:
         clock = time.monotonic()
         everything = self._states_read_at is None or clock - self._states_read_at > STATES_EVERY
         # Taken over before reading: what changes during the read is named again.
-        wanted = set(self._sessions) if everything else self._changed & self._sessions.keys()
+        new = self._sessions.keys() - self._states_read  # another object of the same name may have been there
+        wanted = set(self._sessions) if everything else (self._changed & self._sessions.keys()) | new
         self._changed = set()
         try:
             for part in _parts(wanted, STATES_AT_ONCE):
@@ -223,6 +253,7 @@ class Observer:
         except RegistryUnavailableError:
             self._changed |= wanted
             raise
+        self._states_read = (self._states_read | wanted) & self._sessions.keys()
         if everything:
             self._states_read_at = clock
 

@@ -17,13 +17,14 @@ The rules, in the order in which they win:
 from __future__ import annotations
 
 import heapq
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from session_worker.contract import Phase, SessionKey, WorkerKey
-from whatsapp_operator.fleet import Fleet, Life, Pool, PoolKey, Session, Worker
+from whatsapp_operator.fleet import Fleet, Life, Measured, Pool, PoolKey, Session, Worker, scaled_demand
 from whatsapp_operator.resources import Placement, format_memory
 
 
@@ -41,6 +42,8 @@ class Policy:
     longest_backoff: timedelta = timedelta(minutes=5)
     silent_grace: int = 30
     """Seconds that a worker without heartbeat gets to end when its pod is deleted."""
+    smoothing: timedelta = timedelta(seconds=60)
+    """Time constant with which measured memory is believed: a page that loads must not look like a fuller fleet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +117,9 @@ class PoolReport:
     """A pool in numbers, for its status."""
 
     replicas: int = 0
+    """Workers that serve, as an autoscaler is to see them."""
+    surge: int = 0
+    """Workers that serve besides, for a rollout."""
     ready: int = 0
     draining: int = 0
     capacity: int = 0
@@ -121,7 +127,12 @@ class PoolReport:
     sessions: int = 0
     pending: int = 0
     demand: int = 0
-    """Sessions that want a browser, each counted once wherever it is, and the spare places."""
+    """Sessions that want a browser, each counted once wherever it is, and the spare places; scaled where memory lets
+    workers hold fewer than the spec allows (`fleet.scaled_demand`)."""
+    session_bytes: int = 0
+    """What a session takes, where that is why workers hold fewer; else 0."""
+    measured: Measured | None = None
+    """For the next cycle."""
     problems: tuple[str, ...] = ()
     """What keeps workers from getting ready, one sentence each."""
 
@@ -152,13 +163,13 @@ def plan(fleet: Fleet, policy: Policy, now: datetime) -> Plan:
     waiting: dict[SessionKey, str] = {}
     reports: dict[PoolKey, PoolReport] = {}
     for key in sorted({*fleet.pools, *fleet.workers_of, *fleet.sessions_in}):
-        scope = _Scope.of(fleet, key)
+        scope = _Scope.of(fleet, key, policy, now)
         actions += _staff(scope, policy, now)
         placed, refused = _settle(scope, policy, now)
         actions += placed
         waiting |= refused
         if scope.pool is not None:
-            reports[key] = _report(scope, pending=len(refused))
+            reports[key] = _report(scope, refused, now)
     return Plan(actions=tuple(actions), waiting=waiting, pools=reports)
 
 
@@ -197,12 +208,18 @@ class _Scope:
     workers: Sequence[Worker]
     sessions: Sequence[Session]
     fleet: Fleet
+    session_bytes: float
+    """Mean of the sessions measured, smoothed; 0 where none ever was."""
     memory_estimate: int
-    """Bytes that one more session is expected to take: the user's estimate, or the mean of those measured if higher."""
+    """Bytes that one more session is expected to take: the user's estimate, or what is measured if that is higher."""
+    weight: float
+    """How much of what is measured now is believed, against what was believed before."""
 
     @classmethod
-    def of(cls, fleet: Fleet, key: PoolKey) -> _Scope:
+    def of(cls, fleet: Fleet, key: PoolKey, policy: Policy, now: datetime) -> _Scope:
         pool = fleet.pools.get(key)
+        before = pool.measured if pool else None
+        weight = 1 - math.exp(-max((now - before.at) / policy.smoothing, 0.0)) if before else 1.0
         workers = fleet.workers_of.get(key, [])
         measured = [
             running.memory_bytes
@@ -211,14 +228,18 @@ class _Scope:
             for running in worker.heartbeat.running.values()
             if running.phase is Phase.CONNECTED and running.memory_bytes
         ]
-        mean = sum(measured) // len(measured) if measured else 0
+        known = before.session_bytes if before else 0.0
+        mean = sum(measured) / len(measured) if measured else known
+        session_bytes = _blend(known, mean, weight) if known else mean
         return cls(
             key=key,
             pool=pool,
             workers=workers,
             sessions=fleet.sessions_in.get(key, []),
             fleet=fleet,
-            memory_estimate=max(pool.memory_per_session if pool else 0, mean, 1),
+            session_bytes=session_bytes,
+            memory_estimate=max(pool.memory_per_session if pool else 0, int(session_bytes), 1),
+            weight=weight,
         )
 
     def load(self, worker: Worker) -> int:
@@ -243,6 +264,10 @@ class _Scope:
         free = int(beat.memory_limit_bytes * self.pool.memory_threshold) - committed
         by_memory = load + max(0, free // self.memory_estimate)
         return (by_memory, True) if by_memory < most else (most, False)
+
+
+def _blend(before: float, now: float, weight: float) -> float:
+    return before + (now - before) * weight
 
 
 # --- Workers --------------------------------------------------------------------------------------------------------
@@ -274,7 +299,8 @@ def _staff(scope: _Scope, policy: Policy, now: datetime) -> Iterator[Action]:
         for worker in sorted(serving, key=lambda worker: _victim_order(scope, worker))[:surplus]:
             yield DrainWorker(worker=worker.key, reason=reason)
         return
-    drain_runs = any(worker.exists and worker.leaving for worker in scope.workers)
+    # A pod that does not answer may stay for ever: it must not hold up the others.
+    drain_runs = any(worker.exists and worker.leaving and worker.life is not Life.SILENT for worker in scope.workers)
     if outdated and not drain_runs and not _unready(current) and len(serving) > pool.replicas:
         victim = min(outdated, key=lambda worker: _victim_order(scope, worker))
         yield DrainWorker(worker=victim.key, reason="rollout of a new pod template")
@@ -357,7 +383,8 @@ def _settle(scope: _Scope, policy: Policy, now: datetime) -> tuple[list[Action],
             if session.wanted or _purging(session, now):
                 movers.append(session)
             elif session.deleting_since is not None:
-                actions.append(Finalize(session=session.key, reason=f"worker {owner_key.name} released it"))
+                if session.finalizer:
+                    actions.append(Finalize(session=session.key, reason=f"worker {owner_key.name} released it"))
             else:
                 actions.append(Vacate(session=session.key, reason="spec.state is Stopped"))
         elif session.releasing:
@@ -370,6 +397,11 @@ def _settle(scope: _Scope, policy: Policy, now: datetime) -> tuple[list[Action],
     seats = _Seats(scope)
     seats.reserve(reserved)
     for session in (*sorted(movers, key=lambda s: s.order), *sorted(newcomers, key=lambda s: s.order)):
+        runner = scope.fleet.running_at.get(session.key)
+        if runner is not None:
+            # Under another record: its object was made anew, or lost its finalizer.
+            waiting[session.key] = f"waiting for worker {runner.name} to end its browser of this name"
+            continue
         worker = seats.take()
         if worker is None:
             waiting[session.key] = seats.refusal()
@@ -404,6 +436,9 @@ def _must_leave(scope: _Scope, session: Session, owner_key: WorkerKey, now: date
         return f"it moved to pool {session.pool}"
     if owner is not None and owner.life in (Life.SILENT, Life.VANISHED):
         return f"worker {owner_key.name} is gone or does not answer"
+    if session.known_epoch > session.epoch:
+        # The object was made anew or restored from a backup; Redis refuses the owner of an epoch that has passed.
+        return f"Redis knows a later epoch ({session.known_epoch})"
     return ""
 
 
@@ -528,7 +563,9 @@ class _Seats:
             cause = _no_room_because(scope, worker, scope.load(worker) + self._given[worker.key])
             groups[cause] = groups.get(cause, 0) + 1
         causes = ", ".join(f"{count} of {len(existing)} {cause}" for cause, count in groups.items())
-        return f"no worker has room: {causes}"
+        most = scope.pool.max_replicas
+        limit = f"; autoscaling.maxReplicas is {most}" if most is not None and scope.pool.replicas >= most else ""
+        return f"no worker has room: {causes}{limit}"
 
 
 def _no_room_because(scope: _Scope, worker: Worker, load: int) -> str:
@@ -543,29 +580,64 @@ def _no_room_because(scope: _Scope, worker: Worker, load: int) -> str:
         return f"kept for sessions on the move ({load}/{places})"
     beat = worker.heartbeat
     if by_memory and beat is not None and scope.pool is not None:
-        used, limit = format_memory(beat.memory_used_bytes), format_memory(beat.memory_limit_bytes)
-        return f"at the memory threshold ({used} of {limit} used, {scope.pool.memory_threshold:.0%} allowed)"
+        # No measured figure: each change of it would be a write for every session that waits.
+        limit = format_memory(beat.memory_limit_bytes)
+        return f"at the memory threshold ({load} sessions, {scope.pool.memory_threshold:.0%} of {limit} allowed)"
     return f"full ({load}/{places})"
 
 
 # --- Report ---------------------------------------------------------------------------------------------------------
 
 
-def _report(scope: _Scope, *, pending: int) -> PoolReport:
+def _report(scope: _Scope, refused: Mapping[SessionKey, str], now: datetime) -> PoolReport:
+    pool = scope.pool
+    assert pool is not None
     serving = [worker for worker in scope.workers if worker.serving]
     ready = [worker for worker in serving if worker.accepts]
     problems = Counter(
         worker.problem for worker in scope.workers if worker.problem and (worker.serving or worker.failed)
     )
-    per_worker = scope.pool.sessions_per_worker if scope.pool else 0
+    nominal = len(ready) * pool.sessions_per_worker
+    share = _share(scope, ready, short=any(session.worker is None for session in _of(scope, refused)))
+    effective = round(share * nominal)
+    wanted = sum(session.wanted for session in scope.sessions) + pool.spare_sessions
+    # The one that a rollout adds for its own sake is none that somebody asked for: an autoscaler that saw it would
+    # keep it, since the session metric may well be within its tolerance for one worker more.
+    extra = int(len(serving) > pool.replicas and any(worker.template != pool.template for worker in serving))
     return PoolReport(
-        replicas=len(serving),
+        replicas=len(serving) - extra,
+        surge=extra,
         ready=len(ready),
         draining=sum(worker.exists and worker.leaving for worker in scope.workers),
-        capacity=len(ready) * per_worker,
-        effective_capacity=sum(max(scope.places(worker)[0], scope.load(worker)) for worker in ready),
+        capacity=nominal,
+        effective_capacity=effective,
         sessions=sum(session.worker_key is not None for session in scope.sessions),
-        pending=pending,
-        demand=sum(session.wanted for session in scope.sessions) + (scope.pool.spare_sessions if scope.pool else 0),
+        pending=len(refused),
+        demand=scaled_demand(
+            wanted, sessions_per_worker=pool.sessions_per_worker, ready=len(ready), effective_capacity=effective
+        ),
+        session_bytes=scope.memory_estimate if effective < nominal else 0,
+        measured=Measured(now, scope.session_bytes, share),
         problems=tuple(f"{count} workers: {problem}" if count > 1 else problem for problem, count in problems.items()),
     )
+
+
+def _of(scope: _Scope, keys: Iterable[SessionKey]) -> Iterator[Session]:
+    return (scope.fleet.sessions[key] for key in keys)
+
+
+def _share(scope: _Scope, ready: Sequence[Worker], *, short: bool) -> float:
+    """What the ready workers hold of what the spec allows; what was believed before, while none is ready.
+
+    It follows the measurement slowly, but downwards at once when sessions wait: whoever scales must see why.
+    """
+    assert scope.pool is not None
+    before = scope.pool.measured.share if scope.pool.measured else None
+    if not ready:
+        return 1.0 if before is None else before
+    held = sum(max(scope.places(worker)[0], scope.load(worker)) for worker in ready)
+    share = min(held / (len(ready) * scope.pool.sessions_per_worker), 1.0)
+    if before is None:
+        return share
+    smooth = _blend(before, share, scope.weight)
+    return min(smooth, share) if short else smooth

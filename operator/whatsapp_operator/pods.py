@@ -56,7 +56,9 @@ def selector_text(labels: Mapping[str, str]) -> str:
 
 def pod_template(spec: PoolSpec, defaults: WorkerDefaults) -> Manifest:
     """The pod template of a pool: ours, with the pool's overlay on top. Has `metadata` and `spec`."""
-    return merge(_base_template(spec, defaults), spec.template)
+    template = merge(_base_template(spec, defaults), spec.template)
+    # One life of a pod is one life of a worker: the end of its container has to be the end.
+    return merge(template, {"spec": {"restartPolicy": "Never"}})
 
 
 def template_hash(template: Manifest) -> str:
@@ -82,7 +84,7 @@ def worker_pod(*, name: str, pool: str, pool_uid: str, namespace: str, template:
                 "app.kubernetes.io/managed-by": "whatsapp-operator",
             },
             "annotations": metadata.get("annotations", {}),
-            "ownerReferences": [_owner(pool, pool_uid)],
+            "ownerReferences": [owner_reference(pool, pool_uid)],
         },
         "spec": template["spec"],
     }
@@ -97,13 +99,14 @@ def disruption_budget(*, pool: str, pool_uid: str, namespace: str) -> Manifest:
             "name": f"whatsapp-pool-{pool}",
             "namespace": namespace,
             "labels": {"app.kubernetes.io/managed-by": "whatsapp-operator", POOL_LABEL: pool},
-            "ownerReferences": [_owner(pool, pool_uid)],
+            "ownerReferences": [owner_reference(pool, pool_uid)],
         },
         "spec": {"maxUnavailable": 1, "selector": {"matchLabels": {POOL_LABEL: pool}}},
     }
 
 
-def _owner(pool: str, uid: str) -> Manifest:
+def owner_reference(pool: str, uid: str) -> Manifest:
+    """What makes an object go with its pool."""
     return {
         "apiVersion": f"{GROUP}/{VERSION}",
         "kind": "WhatsAppWorkerPool",

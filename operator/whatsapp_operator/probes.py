@@ -1,4 +1,4 @@
-"""The operator's HTTP ports: `/livez` and `/readyz` on one, `/metrics` on the other.
+"""The operator's HTTP ports: `/livez` and `/readyz` on one, `/metrics` and `/demand` on the other.
 
 Owns what healthy and ready mean. Alive: the loop still turns, whatever it meets. Ready: the last cycle went through,
 so the API and Redis both answered. One that stands by is ready while the API answers it.
@@ -12,7 +12,10 @@ from typing import Any
 from aiohttp import web
 from prometheus_client import generate_latest
 
+from kubeclient import KubernetesError
 from whatsapp_operator.config import OperatorConfig
+from whatsapp_operator.demand import Demand
+from whatsapp_operator.fleet import PoolKey
 from whatsapp_operator.leader import Elector
 from whatsapp_operator.metrics import OperatorMetrics
 from whatsapp_operator.reconciler import Pulse
@@ -26,8 +29,11 @@ DEAD_AFTER = 600.0
 class ProbeServer:
     """Serves the probes; `start` and `stop` it with the operator."""
 
-    def __init__(self, pulse: Pulse, elector: Elector | None, metrics: OperatorMetrics, config: OperatorConfig) -> None:
+    def __init__(
+        self, pulse: Pulse, elector: Elector | None, metrics: OperatorMetrics, config: OperatorConfig, demand: Demand
+    ) -> None:
         self._pulse = pulse
+        self._demand = demand
         self._elector = elector
         self._metrics = metrics
         self._config = config
@@ -40,6 +46,7 @@ class ProbeServer:
         probes.router.add_get("/livez", self._livez)
         probes.router.add_get("/readyz", self._readyz)
         metrics.router.add_get("/metrics", self._serve_metrics)
+        metrics.router.add_get("/demand/{namespace}/{pool}", self._serve_demand)
         for app, port in ((probes, self._config.port), (metrics, self._config.metrics_port)):
             runner = web.AppRunner(app, access_log=None)
             await runner.setup()
@@ -69,6 +76,17 @@ class ProbeServer:
         if self._pulse.seen is not None:
             body["lastWatchEventSeconds"] = round(now - self._pulse.seen, 1)
         return web.json_response(body, status=503 if problem or now - last > limit else 200)
+
+    async def _serve_demand(self, request: web.Request) -> web.Response:
+        """For KEDA's metrics-api trigger: `{"demand": 7}`."""
+        key = PoolKey(request.match_info["namespace"], request.match_info["pool"])
+        try:
+            demand = (await self._demand.of(key.namespace)).get(key)
+        except KubernetesError as error:
+            return web.json_response({"error": error.message}, status=503)
+        if demand is None:
+            return web.json_response({"error": f"there is no pool {key}"}, status=404)
+        return web.json_response({"namespace": key.namespace, "pool": key.name, "demand": demand})
 
     async def _serve_metrics(self, _: web.Request) -> web.Response:
         return web.Response(body=generate_latest(self._metrics.registry), content_type="text/plain", charset="utf-8")

@@ -19,12 +19,14 @@ import time
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Literal
 
 from kubeclient import ConflictError, KubernetesError, NotFoundError, Object, RejectedError, UnavailableError
 from session_worker.contract import WAHA_STATUS, Assignment, InboundEvent, Phase, SessionKey, WorkerKey
 from session_worker.logs import fields
 from session_worker.registry import Registry, RegistryUnavailableError, SupersededError
 from whatsapp_operator import planner
+from whatsapp_operator.autoscaling import AT_MAX_REPLICAS
 from whatsapp_operator.cluster import Cluster, Kind
 from whatsapp_operator.fleet import Life, PoolKey, Session
 from whatsapp_operator.leader import Authority
@@ -34,7 +36,8 @@ from whatsapp_operator.observer import KnownPool, KnownSession, Observer, View
 from whatsapp_operator.planner import Plan, Policy, SessionAction, WorkerAction
 from whatsapp_operator.pods import WorkerDefaults, disruption_budget, worker_pod
 from whatsapp_operator.resources import DeletionPolicy, PoolStatus, Resource, SessionStatus
-from whatsapp_operator.status import pool_status, session_status, without_wording
+from whatsapp_operator.scalers import Scalers
+from whatsapp_operator.status import AUTOSCALING, pool_status, session_status, without_wording
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +56,9 @@ BATCH = 128
 """Sessions between two looks at the clock."""
 FAILURE_DELAYS = (0.5, 1.0, 2.0, 5.0, 10.0)
 """Seconds to wait after the first, second, … failed cycle in a row."""
+
+REFUSAL_DELAY = 30.0
+"""Seconds to wait before the next pod of a pool whose last one the API refused."""
 
 _EVENTS: dict[Phase, tuple[str, bool]] = {
     Phase.PENDING: ("NoRoom", True),
@@ -92,6 +98,7 @@ class Reconciler:
         metrics: OperatorMetrics,
         authority: Authority,
         policy: Policy | None = None,
+        scalers: Scalers | None = None,
     ) -> None:
         self.pulse = Pulse()
         self._authority = authority
@@ -99,6 +106,7 @@ class Reconciler:
         self._registry = registry
         self._metrics = metrics
         self._policy = policy or Policy()
+        self._scalers = scalers or Scalers(cluster)
         self._ledger = Ledger(registry)
         self._observer = Observer(cluster, registry, self._ledger, defaults)
         self._wake = asyncio.Event()
@@ -107,6 +115,9 @@ class Reconciler:
         self._settled: dict[SessionKey, tuple[Session, str | None]] = {}
         self._written: dict[SessionKey, float] = {}
         self._budgets: dict[PoolKey, str] = {}
+        self._refused_until: dict[PoolKey, float] = {}
+        self._announced: list[tuple[Object, Literal["Normal", "Warning"], str, str]] = []
+        """Events about sessions that are still to be posted: object, severity, reason, message."""
 
     # --- Life
 
@@ -190,6 +201,7 @@ class Reconciler:
             raise SupersededError("the lease has run out")
         view = await self._observer.observe()
         plan = planner.plan(view.fleet, self._policy, view.now)
+        self._observer.measured({key: report.measured for key, report in plan.pools.items() if report.measured})
         self._metrics.show(view.fleet, plan)
         await self._apply(view, plan)
         return plan
@@ -198,11 +210,15 @@ class Reconciler:
 
     async def _apply(self, view: View, plan: Plan) -> None:
         failures: list[Exception] = []
+        # Sessions first: those of a dead worker wait neither for the pod that replaces it nor for their Events.
+        await self._settle_sessions(view, plan, failures)
+        await self._together([("Publish", self._publish(view))], failures)
         await self._together(
             [(type(action).__name__, self._staff(view, action)) for action in plan.worker_actions], failures
         )
-        await self._settle_sessions(view, plan, failures)
-        await self._together([("Publish", self._publish(view))], failures)
+        await self._post_events(failures)
+        scaled = {key: (known.item, known.spec) for key, known in view.pools.items()}
+        await self._together([("Autoscaler", self._scalers.tend(scaled))], failures)
         await self._together(
             [("PoolStatus", self._tend_pool(view, plan, key, known)) for key, known in view.pools.items()], failures
         )
@@ -275,11 +291,20 @@ class Reconciler:
         self._metrics.actions.labels(type(action).__name__).inc()
 
     async def _create(self, known: KnownPool, action: planner.CreateWorker) -> None:
+        if time.monotonic() < self._refused_until.get(action.pool, 0.0):
+            return
         namespace, pool = action.pool
         name = f"{pool}-{secrets.token_hex(4)}"
-        await self._cluster.create_pod(
-            worker_pod(name=name, pool=pool, pool_uid=known.pool.uid, namespace=namespace, template=known.template)
-        )
+        pod = worker_pod(name=name, pool=pool, pool_uid=known.pool.uid, namespace=namespace, template=known.template)
+        try:
+            await self._cluster.create_pod(pod)
+        except RejectedError as error:
+            # A quota, a policy or a bad template: the next hundred pods would fare no better.
+            self._refused_until[action.pool] = time.monotonic() + REFUSAL_DELAY
+            await self._cluster.record(
+                Kind.POOL, known.item, severity="Warning", reason="WorkerRefused", message=error.message
+            )
+            raise
         log.info("Created a worker", extra=fields(worker=name, pool=action.pool, reason=action.reason))
         await self._cluster.record(
             Kind.POOL, known.item, severity="Normal", reason="WorkerCreated", message=f"{name}: {action.reason}"
@@ -310,7 +335,7 @@ class Reconciler:
                 await self._tell_stopped(session, view.now)
             await self._cluster.write_status(Kind.SESSION, known.item, as_json(wanted))
             self._written[session.key] = time.monotonic()
-            await self._announce(known, before, wanted, action)
+            self._announce(known, before, wanted, action)
         if action is None:
             self._settled[session.key] = (session, waiting)
         else:
@@ -322,7 +347,7 @@ class Reconciler:
             return False
         return time.monotonic() - self._written.get(key, 0.0) < MESSAGE_EVERY
 
-    async def _announce(
+    def _announce(
         self, known: KnownSession, before: SessionStatus, status: SessionStatus, action: SessionAction | None
     ) -> None:
         if status.phase is None or status.phase == before.phase or status.phase not in _EVENTS:
@@ -335,13 +360,16 @@ class Reconciler:
             "Session changed phase",
             extra=fields(session=known.session.key, before=before.phase, phase=status.phase, reason=message),
         )
-        await self._cluster.record(
-            Kind.SESSION,
-            known.item,
-            severity="Warning" if warning else "Normal",
-            reason=reason,
-            message=message or reason,
-        )
+        self._announced.append((known.item, "Warning" if warning else "Normal", reason, message or reason))
+
+    async def _post_events(self, failures: list[Exception]) -> None:
+        """Post what `_announce` has noted."""
+        announced, self._announced = self._announced, []
+        steps = [
+            ("Event", self._cluster.record(Kind.SESSION, item, severity=severity, reason=reason, message=message))
+            for item, severity, reason, message in announced
+        ]
+        await self._together(steps, failures)
 
     async def _tell_stopped(self, session: Session, now: datetime) -> None:
         """Tell webhooks what the last owner could not know: that nobody takes the session over."""
@@ -391,17 +419,35 @@ class Reconciler:
             budget = disruption_budget(pool=key.name, pool_uid=pool.uid, namespace=key.namespace)
             await self._cluster.apply("poddisruptionbudgets", budget)
             self._budgets[key] = pool.uid
-        workers = view.fleet.workers_of.get(key, [])
+        workers, report = view.fleet.workers_of.get(key, []), plan.pools[key]
+        previous = PoolStatus.model_validate(known.item.get("status") or {})
         wanted = pool_status(
             pool,
-            plan.pools[key],
+            report,
             workers=workers,
             loads={worker.key.name: len(view.fleet.sessions_of.get(worker.key, ())) for worker in workers},
-            previous=PoolStatus.model_validate(known.item.get("status") or {}),
+            previous=previous,
             now=view.now,
+            scaling=self._scalers.verdict(
+                key, known.spec, replicas=pool.replicas, ready=report.ready, pending=report.pending
+            ),
         )
         if as_json(wanted) != (known.item.get("status") or {}):
             await self._cluster.write_status(Kind.POOL, known.item, as_json(wanted))
+            await self._warn_of_scaling(known, previous, wanted)
+
+    async def _warn_of_scaling(self, known: KnownPool, before: PoolStatus, after: PoolStatus) -> None:
+        """Post an event when autoscaling has come to its limit, or no longer works."""
+        former, found = (
+            next((condition for condition in status.conditions if condition.type == AUTOSCALING), None)
+            for status in (before, after)
+        )
+        if found is None or (former is not None and former.reason == found.reason):
+            return
+        if found.status == "False" or found.reason == AT_MAX_REPLICAS:
+            await self._cluster.record(
+                Kind.POOL, known.item, severity="Warning", reason=found.reason, message=found.message
+            )
 
 
 def as_json(status: Resource) -> Object:

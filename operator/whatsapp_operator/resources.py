@@ -402,6 +402,7 @@ class Profiles(Resource):
 
     model_config = ConfigDict(
         json_schema_extra=rules(
+            ("!has(self.url)", "url is not supported yet: give volumeClaimName"),
             ("!(has(self.volumeClaimName) && has(self.url))", "give volumeClaimName or url, not both"),
             (
                 "!has(self.url) || has(self.encryptionKeySecretRef)",

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from session_worker.contract import Phase, RuntimeState
+from whatsapp_operator.autoscaling import Verdict
 from whatsapp_operator.fleet import Life, Pool, Session, Worker
 from whatsapp_operator.planner import PoolReport
 from whatsapp_operator.pods import pool_selector, selector_text
@@ -29,6 +30,11 @@ STARTING_SHOWS_AFTER = timedelta(seconds=3)
 """A start that is over sooner is not written: most are, and each write is one for every watcher."""
 MEMORY_STEP = 0.2
 """A worker's memory is written anew when it differs by this share, so that a settled pool is not written at all."""
+
+AUTOSCALING = "Autoscaling"
+"""The condition that says whether the pool's autoscaler works."""
+_SESSION_STEP = 25 * 2**20
+"""Measured memory of a session is shown in whole steps of this, for the same reason."""
 
 _READY_REASON = {
     Phase.PENDING: "NoRoom",
@@ -150,6 +156,7 @@ def pool_status(
     loads: dict[str, int],
     previous: PoolStatus,
     now: datetime,
+    scaling: Verdict | None = None,
 ) -> PoolStatus:
     """The status of a pool. `loads` maps worker names to the sessions on record for them."""
     known = {worker.name: worker.memory for worker in previous.workers}
@@ -173,7 +180,12 @@ def pool_status(
             for worker in workers
             if worker.exists
         ],
-        conditions=_conditions(_pool_truths(pool, report), previous.conditions, generation=pool.generation, now=now),
+        conditions=_conditions(
+            (*_pool_truths(pool, report), *_capacity_truths(report), *_scaling_truths(scaling)),
+            previous.conditions,
+            generation=pool.generation,
+            now=now,
+        ),
     )
 
 
@@ -197,7 +209,7 @@ def _steady_memory(worker: Worker, shown: str) -> str:
 
 
 def _pool_truths(pool: Pool, report: PoolReport) -> Iterable[Truth]:
-    complete = report.ready >= pool.replicas and report.replicas == pool.replicas
+    complete = report.ready >= pool.replicas and report.replicas + report.surge == pool.replicas
     problems = "; ".join(report.problems)
     waiting = "1 session waits" if report.pending == 1 else f"{report.pending} sessions wait"
     waiting = f"{waiting} for a place" if report.pending else ""
@@ -213,6 +225,18 @@ def _pool_truths(pool: Pool, report: PoolReport) -> Iterable[Truth]:
             yield Truth("Stalled", "True", "WorkersFail", problems)
         else:
             yield Truth("Reconciling", "True", "WorkersNotReady", message)
+
+
+def _capacity_truths(report: PoolReport) -> Iterable[Truth]:
+    if report.session_bytes:
+        size = format_memory(-(-report.session_bytes // _SESSION_STEP) * _SESSION_STEP)
+        message = f"by memory the workers hold fewer sessions than sessionsPerWorker: one takes about {size}"
+        yield Truth("MemoryBound", "True", "SessionsNeedMoreMemory", message)
+
+
+def _scaling_truths(scaling: Verdict | None) -> Iterable[Truth]:
+    if scaling is not None:
+        yield Truth(AUTOSCALING, scaling.status, scaling.reason, scaling.message)
 
 
 def _conditions(

@@ -105,6 +105,7 @@ class KubeStandIn:
         self.store.listeners.append(notice)
         self._manager.start()
         self._bootstrap()
+        self._server.aggregator.start()
         self._runner = web.ServerRunner(web.Server(self._server.handle, access_log=None))
         await self._runner.setup()
         site = web.TCPSite(self._runner, self._host, self._port, ssl_context=self._ssl_context() if self._tls else None)
@@ -173,12 +174,20 @@ class KubeStandIn:
 
         for name in _NAMESPACES:
             create("v1", "Namespace", "", {"metadata": {"name": name}})
+        create("v1", "ConfigMap", "kube-system", self._server.aggregator.authentication())
         rbac = "rbac.authorization.k8s.io/v1"
         roles, bindings = bootstrap_roles()
         for role in roles:
             create(rbac, "ClusterRole", "", role)
         for binding in bindings:
             create(rbac, "ClusterRoleBinding", "", binding)
+        config_maps = {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get", "list", "watch"]}
+        name = "extension-apiserver-authentication"
+        reader = {
+            "metadata": {"name": f"{name}-reader"},
+            "rules": [{**config_maps, "resourceNames": [name]}],
+        }
+        create(rbac, "Role", "kube-system", reader)
         for name, value in (("system-cluster-critical", 2000000000), ("system-node-critical", 2000001000)):
             create("scheduling.k8s.io/v1", "PriorityClass", "", {"metadata": {"name": name}, "value": value})
 

@@ -5,6 +5,7 @@ Pure functions of the catalog.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from sandbox.kube.resources import Catalog, Resource, Subresource
@@ -45,15 +46,15 @@ def _group(name: str, versions: list[str]) -> JsonObject:
     return {"name": name, "versions": entries, "preferredVersion": entries[0]}
 
 
-def group_list(catalog: Catalog) -> JsonObject:
-    """`/apis`."""
-    groups = [_group(name, versions) for name, versions in catalog.groups().items() if name]
+def group_list(catalog: Catalog, others: Mapping[str, list[str]]) -> JsonObject:
+    """`/apis`; `others` are the groups that other servers serve."""
+    groups = [_group(name, versions) for name, versions in {**catalog.groups(), **others}.items() if name]
     return {"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}
 
 
-def group(catalog: Catalog, name: str) -> JsonObject | None:
+def group(catalog: Catalog, name: str, others: Mapping[str, list[str]]) -> JsonObject | None:
     """`/apis/{group}`."""
-    versions = catalog.groups().get(name)
+    versions = catalog.groups().get(name) or others.get(name)
     if versions is None or not name:
         return None
     return {"kind": "APIGroup", "apiVersion": "v1", **_group(name, versions)}
@@ -126,6 +127,28 @@ def aggregated(catalog: Catalog, *, core: bool, version_name: str) -> JsonObject
         "metadata": {},
         "items": items,
     }
+
+
+def foreign_group(name: str, versions: Mapping[str, list[JsonObject]]) -> JsonObject:
+    """A group of another server in the one-document form, from the entries of its `APIResourceList`s."""
+    entries = [
+        {
+            "version": version_name,
+            "resources": [
+                {
+                    "resource": item["name"],
+                    "responseKind": {"group": name, "version": version_name, "kind": item["kind"]},
+                    "scope": "Namespaced" if item["namespaced"] else "Cluster",
+                    "singularResource": item.get("singularName", ""),
+                    "verbs": item["verbs"],
+                }
+                for item in resources
+            ],
+            "freshness": "Current",
+        }
+        for version_name, resources in versions.items()
+    ]
+    return {"metadata": {"name": name, "creationTimestamp": None}, "versions": entries}
 
 
 def _aggregated_resource(resource: Resource) -> JsonObject:

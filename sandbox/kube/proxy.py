@@ -7,6 +7,7 @@ real API server does without `--kubelet-certificate-authority`.
 from __future__ import annotations
 
 import logging
+import ssl
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -153,18 +154,32 @@ class Proxy:
             await self._session.close()
 
     async def forward(
-        self, request: web.BaseRequest, url: str, *, parameters: Mapping[str, str] | None = None
+        self,
+        request: web.BaseRequest,
+        url: str,
+        *,
+        parameters: Mapping[str, str] | None = None,
+        headers: CIMultiDict[str] | None = None,
+        context: ssl.SSLContext | None = None,
+        server_name: str | None = None,
     ) -> web.StreamResponse:
         """Pass `request` on to `url`; without `parameters` its whole query goes along.
 
         With them it is a request to a kubelet, whose errors become a `Status` as clients expect it.
 
+        Args:
+            request: What was asked of us.
+            url: Where to.
+            parameters: The query.
+            headers: In place of the request's own.
+            context: How to prove who we are and who is there; not at all by default.
+            server_name: The name that the server's certificate has to bear.
+
         Raises:
             ApiError: 503, nobody answers there; 400 and so on, the kubelet refuses.
         """
-        headers = CIMultiDict(
-            (name, value) for name, value in request.headers.items() if name.lower() not in _HOP_BY_HOP
-        )
+        given = headers if headers is not None else request.headers
+        headers = CIMultiDict((name, value) for name, value in given.items() if name.lower() not in _HOP_BY_HOP)
         try:
             upstream = await self._client().request(
                 request.method,
@@ -173,6 +188,8 @@ class Proxy:
                 headers=headers,
                 data=await request.read() if request.can_read_body else None,
                 allow_redirects=False,
+                ssl=context if context is not None else False,
+                server_hostname=server_name,
             )
         except (aiohttp.ClientError, TimeoutError) as error:
             raise ApiError(503, "ServiceUnavailable", f"error trying to reach service: {error}") from error
@@ -180,6 +197,22 @@ class Proxy:
             if parameters is not None and upstream.status >= 400:
                 raise _kubelet_error(upstream.status, await upstream.text())
             return await _stream(request, upstream)
+
+    async def fetch(
+        self, url: str, *, headers: Mapping[str, str], context: ssl.SSLContext, server_name: str
+    ) -> tuple[int, bytes]:
+        """Status and body of a small document.
+
+        Raises:
+            ApiError: 503, nobody answers there.
+        """
+        try:
+            async with self._client().get(
+                url, headers=headers, ssl=context, server_hostname=server_name, allow_redirects=False
+            ) as response:
+                return response.status, await response.read()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise ApiError(503, "ServiceUnavailable", f"error trying to reach service: {error}", {}) from error
 
 
 def _kubelet_error(status: int, text: str) -> ApiError:

@@ -19,6 +19,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from sandbox.kube import discovery, protobuf, subresources, tables
+from sandbox.kube.aggregation import Aggregator
 from sandbox.kube.api import Api, PatchType, accepted_patches
 from sandbox.kube.auth import ANONYMOUS_IDENTITY, Attributes, Authenticator, Authorizer, Identity
 from sandbox.kube.errors import (
@@ -72,6 +73,7 @@ class Server:
         self._anonymous = anonymous
         self._openapi = OpenApi(api.catalog)
         self._proxy = Proxy()
+        self.aggregator = Aggregator(api, self._proxy)
         self._streams: set[asyncio.Task[Any]] = set()
         self.address = ""
         """`host:port`, once it is known."""
@@ -82,6 +84,7 @@ class Server:
         for task in streams:
             task.cancel()
         await asyncio.gather(*streams, return_exceptions=True)
+        await self.aggregator.aclose()
         await self._proxy.aclose()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -100,6 +103,10 @@ class Server:
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         identity = self._identify(request)
         info = parse_path(request.method, request.path, request.query)
+        if (backend := self.aggregator.backend(request.path)) is not None:
+            plain = Attributes(request.method.lower(), path=request.path)
+            self._authorize(identity, info.attributes() if info else plain)
+            return await self.aggregator.forward(request, backend, identity)
         if info is None:
             self._authorize(identity, Attributes(request.method.lower(), path=request.path))
             return self._document(request)
@@ -199,7 +206,7 @@ class Server:
             if found is None:
                 raise no_such_path()
         elif len(parts) == 2 and parts[0] == "apis":
-            found = discovery.group(catalog, parts[1])
+            found = discovery.group(catalog, parts[1], self.aggregator.groups())
         elif len(parts) == 3 and parts[0] == "apis":
             found = discovery.resource_list(catalog, parts[1], parts[2])
             if found is None and parts[1] in catalog.groups():
@@ -250,10 +257,19 @@ class Server:
             if options.get("as") == "APIGroupDiscoveryList" and options.get("v") in {"v2", "v2beta1"}:
                 name = options["v"]
                 body = discovery.aggregated(self._api.catalog, core=core, version_name=name)
+                body["items"] += [] if core else self._others()
                 kind = f"application/json;g=apidiscovery.k8s.io;v={name};as=APIGroupDiscoveryList"
                 return _json(body, headers={"Content-Type": kind})
-        body = discovery.api_versions(self.address) if core else discovery.group_list(self._api.catalog)
+        others = self.aggregator.groups()
+        body = discovery.api_versions(self.address) if core else discovery.group_list(self._api.catalog, others)
         return _json(body)
+
+    def _others(self) -> list[JsonObject]:
+        """Groups of other servers, for the one-document form."""
+        return [
+            discovery.foreign_group(group, {name: self.aggregator.resources(group, name) for name in versions})
+            for group, versions in self.aggregator.groups().items()
+        ]
 
     # --- Verbs --------------------------------------------------------------------------------------------------------
 

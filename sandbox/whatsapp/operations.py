@@ -260,6 +260,12 @@ class Operations:
 
     # --- Groups -------------------------------------------------------------------------------------------------
 
+    def _op_call_reject(self, _by: Asker, args: Arguments) -> None:
+        """The caller hears that nobody answers. Nothing of a call is kept, so there is nothing more to do."""
+        if self._network.find(text_of(args, "user")) is None:
+            raise RefusedError(404, "user: nobody has this number")
+        text_of(args, "id")
+
     def _op_groups(self, by: Asker, _args: Arguments) -> list[Arguments]:
         return [group_view(group) for group in self._network.groups_of(by.person)]
 

@@ -44,6 +44,8 @@ OPERATOR = (
     | rights("", "pods", "get list watch create patch delete")
     | rights("", "events", "create")
     | rights("policy", "poddisruptionbudgets", "create patch")
+    | rights("autoscaling", "horizontalpodautoscalers", "get list create patch delete")
+    | rights("keda.sh", "scaledobjects", "get list create patch delete")
 )
 LEADER = rights("coordination.k8s.io", "leases", "create") | rights(
     "coordination.k8s.io", "leases", "get update", "wa-operator"

@@ -25,7 +25,9 @@ async def sandbox(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
             pytest.skip(NOWHERE)
         kubeconfig = Path(named) if named and assets is None else None
     directory = tmp_path_factory.mktemp("sandbox")
-    async with Sandbox(Options(directory=directory, assets=assets, kubeconfig=kubeconfig)) as running:
+    async with Sandbox(
+        Options(directory=directory, assets=assets, kubeconfig=kubeconfig, autoscaler_period=2)
+    ) as running:
         yield running
 
 

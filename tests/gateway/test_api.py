@@ -424,12 +424,21 @@ async def test_a_call_that_the_status_forbids_is_a_422_with_wahas_body(kube: Pro
         422,
         {"error": MISMATCH, "session": "ana", "status": "WORKING", "expected": ["SCAN_QR_CODE"]},
     )
+
+
+async def test_a_call_on_a_session_that_does_not_run_is_a_404_that_says_what_to_do(gateway: Gateway) -> None:
     await make(gateway, "off", start=False)
-    send = await gateway("POST", "/api/sendText", {"session": "off", "chatId": "5511", "text": "x"})
-    assert (send.status, send.body) == (
-        422,
-        {"error": MISMATCH, "session": "off", "status": "STOPPED", "expected": ["WORKING"]},
-    )
+    for name in ("off", "nobody"):
+        send = await gateway("POST", "/api/sendText", {"session": name, "chatId": "5511", "text": "x"})
+        assert (send.status, send.body) == (
+            404,
+            {
+                "message": f"We didn't find a session with name '{name}'.\n"
+                f"Please start it first by using POST /api/sessions/{name}/start request",
+                "error": "Not Found",
+                "statusCode": 404,
+            },
+        )
 
 
 async def send(gateway: Gateway, **body: Any) -> Answer:
@@ -450,9 +459,10 @@ async def test_a_call_goes_to_the_owner_under_its_epoch(kube: ProductApi, gatewa
             "params": {
                 "chatId": "551198765@c.us",
                 "text": "hi",
-                "replyTo": "false_2",
+                "reply_to": "false_2",
                 "mentions": ["1@c.us"],
                 "linkPreview": False,
+                "linkPreviewHighQuality": False,
             },
         }
         exists = await gateway("GET", "/api/contacts/check-exists?session=ana&phone=5511")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.delivery import MAX_DELAY, Receiver, envelope, receivers_of, request_for
+from gateway.delivery import MAX_DELAY, Receiver, envelope, receivers_of, request_for, sign, with_media
 from session_worker.contract import Account, InboundEvent
 
 ANA = Account(id="5511@c.us", push_name="Ana")
@@ -61,6 +61,20 @@ def test_the_signature_is_the_hmac_of_the_very_bytes_that_are_sent() -> None:
     assert request.headers["X-Webhook-Hmac"] == hmac.new(b"s3cret", request.body, hashlib.sha512).hexdigest()
     assert request.headers["X-Webhook-Hmac-Algorithm"] == "sha512"
     assert json.loads(request.body)["payload"] == {"body": "ol\u00e1 \U0001f44b"}
+
+
+def test_the_signature_is_that_of_wahas_documentation() -> None:
+    signature = sign(b'{"event":"message","session":"default","engine":"WEBJS"}', "my-secret-key")
+    assert (signature[:8], signature[-4:], len(signature)) == ("208f8a55", "fa89", 128)
+
+
+def test_a_message_names_its_file_where_clients_reach_it() -> None:
+    message: dict[str, Any] = {"id": "false_1@c.us_A", "hasMedia": True, "media": {"mimetype": "image/png"}}
+    payload = envelope(event("message", **message), "a b", {}, "https://wa.example.org")["payload"]
+    assert payload["media"]["url"] == "https://wa.example.org/api/files/a%20b/false_1@c.us_A.png"
+    assert payload["mediaUrl"] == payload["media"]["url"]
+    assert with_media([{**message, "media": {"mimetype": "x/y"}}], "", "a")[0]["mediaUrl"].endswith("_A.bin")
+    assert with_media({"id": "1", "hasMedia": False}, "", "a") == {"id": "1", "hasMedia": False}
 
 
 def test_a_receiver_without_a_key_gets_no_signature() -> None:

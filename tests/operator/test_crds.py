@@ -81,6 +81,7 @@ async def test_a_wrong_session_is_refused_with_what_is_wrong(
         ),
         ({"browser": {"args": ["--remote-debugging-port=1"]}}, "args must not set"),
         ({"browser": {"args": ["lang=de"]}}, "spec.browser.args[0]"),
+        ({"profiles": {"url": "s3://b"}}, "url is not supported yet: give volumeClaimName"),
         ({"profiles": {"volumeClaimName": "a", "url": "s3://b"}}, "give volumeClaimName or url, not both"),
         (
             {"profiles": {"url": "s3://b"}},

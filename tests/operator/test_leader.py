@@ -140,3 +140,7 @@ async def test_a_leader_that_cannot_reach_the_api_stops_leading_before_its_lease
             assert not first.leads
     finally:
         await own.aclose()
+
+
+def test_a_term_that_is_no_number_is_passed_over() -> None:
+    assert next_term({"metadata": {"annotations": {TERM_ANNOTATION: "abc"}}}, 10.0) == 10

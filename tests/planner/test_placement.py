@@ -99,7 +99,7 @@ def test_a_full_pool_says_how_full() -> None:
         ),
         pytest.param(
             [pool(replicas=1), worker("w1", memory_used=1700 * MIB, memory_limit=2048 * MIB)],
-            "no worker has room: 1 of 1 at the memory threshold (1700Mi of 2048Mi used, 80% allowed)",
+            "no worker has room: 1 of 1 at the memory threshold (0 sessions, 80% of 2048Mi allowed)",
             id="memory in use",
         ),
     ],

@@ -16,7 +16,6 @@ from datetime import datetime, timedelta
 
 from session_worker.contract import (
     HEARTBEAT_KEPT,
-    LEASE_DURATION,
     SELF_STOP_AFTER,
     Assignment,
     Beat,
@@ -89,7 +88,7 @@ class Operator:
     pods: dict[WorkerKey, Pod] = field(default_factory=dict)
     stones: dict[WorkerKey, Tombstone] = field(default_factory=dict)
     pages: dict[WorkerKey, Page] = field(default_factory=dict)
-    silent_since: dict[WorkerKey, float] = field(default_factory=dict)
+    heard: dict[WorkerKey, float] = field(default_factory=dict)
 
 
 class World:
@@ -103,7 +102,6 @@ class World:
         self.records: dict[SessionKey, Record] = {}
         self.pages: dict[WorkerKey, Page] = {}  # in Redis
         self.beats: dict[WorkerKey, tuple[float, Heartbeat]] = {}
-        self.born: float | None = None  # when the operator first saw this Redis
         self.claims: dict[SessionKey, tuple[int, str]] = {}  # epoch and worker of the session hashes
         self.states: dict[SessionKey, RuntimeState] = {}
         self.terms: dict[WorkerKey, int] = {}  # in Redis, with the pages
@@ -165,27 +163,27 @@ class World:
         memory.pods = dict(self.pods)
 
     def _observe(self, memory: Operator) -> Fleet:
-        if self.born is None:
-            self.born = self.clock
-        memory_age = self.clock - self.born
         known = memory.pods
         owners = {owner for record in self.records.values() if (owner := record.session.worker_key)}
         for key in {*known, *owners}:
             stored = self.pages.get(key, Page())
             page = memory.pages.get(key)
             if page is None or page.revision != stored.revision:
-                memory.pages[key] = Page(stored.revision, stored.assignments)
+                memory.pages[key] = Page(stored.revision, stored.term, stored.assignments)
+        memory.heard = {key: self._heard(memory, key) for key in {*known, *owners}}
         workers: dict[WorkerKey, Worker] = {}
         for key, pod in known.items():
             beat = self._beat(key)
             page = memory.pages.get(key, Page())
-            sight = Sight(beat, self._silence(memory, key, beat), cleared(page, beat.heartbeat if beat else None))
+            given_up = cleared(page, beat.heartbeat if beat else None)
+            sight = Sight(beat, self.clock - memory.heard[key], key in owners, given_up)
             workers[key] = worker_of(self._pod_object(key, pod), sight)
         for owner in owners - known.keys():
             beat = self._beat(owner)
             given_up = cleared(memory.pages.get(owner, Page()), beat.heartbeat if beat else None)
             stone = memory.stones.get(owner)
-            left = remains_of(owner, stone, beat, given_up, memory_age=memory_age, now=self.now)
+            silence = self.clock - memory.heard[owner]
+            left = remains_of(owner, stone, beat, given_up, unheard_for=silence, now=self.now)
             if left is not None:
                 workers[owner] = left
         sessions = {}
@@ -200,11 +198,11 @@ class World:
             return None
         return Beat(found[1], self.clock - found[0])
 
-    def _silence(self, memory: Operator, key: WorkerKey, beat: Beat | None) -> float:
-        if beat is not None and beat.age <= LEASE_DURATION.total_seconds():
-            memory.silent_since.pop(key, None)
-            return 0.0
-        return self.clock - memory.silent_since.setdefault(key, self.clock)
+    def _heard(self, memory: Operator, key: WorkerKey) -> float:
+        before, beat = memory.heard.get(key), self._beat(key)
+        if before is None:
+            return self.clock
+        return max(before, self.clock - beat.age) if beat else before
 
     def _staff(self, memory: Operator, action: planner.WorkerAction) -> None:
         match action:
@@ -255,7 +253,8 @@ class World:
 
             def turned(worker: Worker = worker, before: Page = before) -> Page:
                 wanted, recorded = desired.get(worker.key, {}), on_record.get(worker.key, ())
-                return turn(before, wanted, recorded, worker.heartbeat, clock=int(self.clock * 1000))
+                clock = int(self.clock * 1000)
+                return turn(before, wanted, recorded, worker.heartbeat, clock=clock, term=memory.term)
 
             after = turned()
             if after.revision != before.revision:
@@ -397,7 +396,6 @@ class World:
 
     def flush(self) -> None:
         """Redis comes back empty."""
-        self.born = None
         self.pages.clear()
         self.terms.clear()
         self.beats.clear()

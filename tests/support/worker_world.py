@@ -37,7 +37,7 @@ from session_worker.metrics import WorkerMetrics
 from session_worker.profiles import ProfileStore
 from session_worker.registry import Publication, Registry, RegistryUnavailableError
 from session_worker.session import Services, Session
-from session_worker.supervisor import Supervisor
+from session_worker.supervisor import Supervisor, Timing
 from tests.support import people
 from tests.support.redis_server import RedisServer
 from tests.support.whatsapp_browser import executable
@@ -92,8 +92,9 @@ class Reply:
 class Worker:
     """A worker in this process. Use it as an async context manager."""
 
-    def __init__(self, variables: Mapping[str, str]) -> None:
+    def __init__(self, variables: Mapping[str, str], timing: Timing | None = None) -> None:
         self.config = WorkerConfig.from_env(variables)
+        self._timing = timing
         self._stack = AsyncExitStack()
         self._revision = 0
         self.supervisor: Supervisor
@@ -116,7 +117,7 @@ class Worker:
             ),
             metrics=WorkerMetrics(),
         )
-        self.supervisor = Supervisor(services)
+        self.supervisor = Supervisor(services, self._timing)
         server = ControlServer(services, self.supervisor)
         self._stack.push_async_callback(registry.aclose)
         await self.supervisor.start()

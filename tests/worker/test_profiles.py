@@ -115,6 +115,24 @@ async def test_a_wiped_profile_is_new_and_still_held(store: ProfileStore) -> Non
         await take(store, 0)
 
 
+async def test_what_was_told_is_kept_beside_the_login_and_a_broken_note_is_none(
+    store: ProfileStore, tmp_path: Path
+) -> None:
+    with await take(store, 1) as profile:
+        assert profile.told_since is None
+        profile.note_told_since(1234.5)
+    note = tmp_path / "team" / "ana" / "told.json"
+    with await take(store, 2, worker="w2") as profile:
+        assert profile.told_since == 1234.5
+        for text in ("", "[]", "{}", '{"since": null}', '{"since": "soon"}'):
+            note.write_text(text)
+            assert profile.told_since is None
+        note.unlink()
+        note.with_name("told.json.new").mkdir()
+        with pytest.raises(ProfileUnusableError, match=r"told\.json: Is a directory"):
+            profile.note_told_since(1)
+
+
 async def test_a_removed_profile_leaves_nothing_not_even_its_epoch(store: ProfileStore, tmp_path: Path) -> None:
     with await take(store, 5) as profile:
         (profile.directory / "Default").mkdir()

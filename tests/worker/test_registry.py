@@ -15,6 +15,7 @@ import redis.asyncio as redis
 
 from session_worker.contract import (
     HEARTBEAT_KEPT,
+    TOLD_MAX_IDS,
     Account,
     Assignment,
     Delivery,
@@ -29,13 +30,15 @@ from session_worker.contract import (
     WorkerKey,
     WorkerSpec,
     assigned_key,
-    born_key,
     dead_key,
+    inbound_key,
     qr_key,
+    sent_key,
     session_key,
+    told_key,
     worker_key,
 )
-from session_worker.registry import Publication, Registry, RegistryUnavailableError, SupersededError
+from session_worker.registry import Publication, Registry, RegistryUnavailableError, SupersededError, Told
 from tests.support.people import eventually
 from tests.support.redis_server import RedisServer
 
@@ -194,10 +197,67 @@ async def _first_news(registry: Registry) -> set[SessionKey]:
     return set()
 
 
+async def tell(
+    registry: Registry, session: SessionKey, message: str, *, epoch: int = 1, worker: str = "w1", at: float = 100.0
+) -> bool:
+    """Tell a message that came at this Unix time."""
+    events = [event("message", id=message), event("message.any", id=message)]
+    return await registry.append_message(
+        session, events, epoch=epoch, worker=worker, message_id=message, at=at, since=at - 10
+    )
+
+
+async def test_a_message_is_told_once_whichever_owner_tells_it(registry: Registry, session: SessionKey) -> None:
+    await registry.write_state(session, state(1, "w1"))
+    assert await tell(registry, session, "a", at=100)
+    assert await tell(registry, session, "a", at=100)
+    await registry.write_state(session, state(2, "w2"))
+    assert await tell(registry, session, "a", epoch=2, worker="w2", at=100)
+    assert await tell(registry, session, "b", epoch=2, worker="w2", at=90)
+    # The first owner is over, and says nothing more.
+    assert not await tell(registry, session, "c", at=110)
+    told = [(one.event, one.payload["id"]) for _, one in await registry.inbound(session, "0-0", 10)]
+    assert told == [("message", "a"), ("message.any", "a"), ("message", "b"), ("message.any", "b")]
+
+
+async def test_the_time_up_to_which_all_was_told_only_grows_and_outlives_its_owner(
+    registry: Registry, session: SessionKey
+) -> None:
+    assert (await registry.told(session)).since is None
+    await registry.write_state(session, state(1, "w1"))
+    assert await registry.note_since(session, epoch=1, worker="w1", since=50.5)
+    assert (await registry.told(session)).since == 50.5
+    await tell(registry, session, "a", at=100)
+    await tell(registry, session, "late", at=70)
+    assert await registry.note_since(session, epoch=1, worker="w1", since=60)
+    assert (await registry.told(session)).since == 90
+    await registry.write_state(session, state(2, "w2"))
+    assert not await registry.note_since(session, epoch=1, worker="w1", since=1000)
+    assert not await registry.note_sent(session, epoch=1, worker="w1", message_id="x", at=1000)
+    assert await registry.note_sent(session, epoch=2, worker="w2", message_id="y", at=1000)
+    assert (await registry.told(session)) == Told(90, frozenset({"y"}))
+
+
+async def test_of_all_messages_told_the_last_ones_are_remembered(
+    registry: Registry, session: SessionKey, raw: redis.Redis
+) -> None:
+    await registry.write_state(session, state(1))
+    await raw.zadd(told_key(session), {f"m{number}": number for number in range(TOLD_MAX_IDS)})
+    await raw.zadd(sent_key(session), {f"m{number}": number for number in range(TOLD_MAX_IDS)})
+    await tell(registry, session, "newest", at=TOLD_MAX_IDS)
+    await registry.note_sent(session, epoch=1, worker="w1", message_id="newest", at=TOLD_MAX_IDS)
+    for key in (told_key(session), sent_key(session)):
+        assert await raw.zcard(key) == TOLD_MAX_IDS
+        assert await raw.zscore(key, "m0") is None
+        assert await raw.zscore(key, "newest") == TOLD_MAX_IDS
+
+
 async def test_nothing_is_left_of_a_session_that_is_forgotten(
     registry: Registry, session: SessionKey, raw: redis.Redis
 ) -> None:
     await registry.write_state(session, state(1))
+    await tell(registry, session, "a")
+    await registry.note_sent(session, epoch=1, worker="w1", message_id="b", at=1)
     await registry.write_offer(session, epoch=1, worker="w1", offer=offer(), life=60)
     await registry.append_inbound(session, epoch=1, worker="w1", event=event())
     await registry.note_delivery(session, "hook", Delivery(done="1-1"))
@@ -231,23 +291,6 @@ async def test_a_worker_that_is_forgotten_has_neither_heartbeat_nor_set(registry
     assert await registry.beats([worker]) == {}
     assert await registry.assigned(worker) is None
     assert await registry.revisions([worker]) == {worker: 0}
-
-
-async def test_redis_remembers_since_when_it_has_lost_nothing(own_server: RedisServer, connect: Connect) -> None:
-    registry = connect(own_server.url)
-    assert await registry.memory_age() < 5
-    async with client_of(own_server) as client:
-        # A start from a snapshot loses what came after it: the age is that of the process then.
-        born, _ = await client.time()
-        await client.set(born_key(), born - 1000)
-        assert await registry.memory_age() <= (await client.info("server"))["uptime_in_seconds"]
-
-        async def grown() -> bool:
-            return await registry.memory_age() >= 1
-
-        await eventually("a second", grown)
-        await client.flushall()
-        assert await registry.memory_age() == 0
 
 
 # --- Desired sets
@@ -299,6 +342,17 @@ async def test_events_are_read_in_order_and_from_where_one_stopped(registry: Reg
     first = await registry.inbound(session, "0-0", 3)
     assert [one for _, one in first] == events[:3]
     assert [one for _, one in await registry.inbound(session, first[-1][0], 10)] == events[3:]
+
+
+async def test_only_events_that_are_old_are_dropped(registry: Registry, session: SessionKey, raw: redis.Redis) -> None:
+    old, new = event(n=1), event(n=2)
+    await registry.append_inbound(session, epoch=1, worker="w1", event=old)
+    now, _ = await raw.time()
+    await raw.xadd(inbound_key(session), {"event": new.to_json()}, id=f"{(now + 100) * 1000}-0")
+    await registry.trim_inbound(session, 300)
+    assert len(await registry.inbound(session, "0-0", 10)) == 2
+    await registry.trim_inbound(session, -50)
+    assert [one for _, one in await registry.inbound(session, "0-0", 10)] == [new]
 
 
 async def test_a_session_with_events_is_due_until_they_are_delivered(registry: Registry, session: SessionKey) -> None:
@@ -353,18 +407,24 @@ async def test_a_dead_letter_keeps_the_event_its_receiver_and_the_reason(
 async def test_a_value_that_is_not_ours_is_reported_and_not_raised_as_something_else(
     registry: Registry, session: SessionKey, worker: WorkerKey, raw: redis.Redis
 ) -> None:
-    await raw.set(worker_key(worker), "{}")
-    await raw.hset(session_key(session), mapping={"phase": "Dancing"})
     await raw.set(qr_key(session), "no JSON")
     await raw.hset(assigned_key(worker), mapping={"revision": 1, str(session): '{"epoch": 0}'})
-    for read in (
-        registry.beats([worker]),
-        registry.states([session]),
-        registry.offer(session),
-        registry.assigned(worker),
-    ):
+    for read in (registry.offer(session), registry.assigned(worker)):
         with pytest.raises(RegistryUnavailableError, match="not ours"):
             await read
+
+
+async def test_one_state_or_heartbeat_of_another_release_does_not_hide_the_others(
+    registry: Registry, session: SessionKey, worker: WorkerKey, raw: redis.Redis
+) -> None:
+    other = SessionKey(session.namespace, f"{session.name}-other")
+    await registry.write_state(other, state(1))
+    await raw.hset(session_key(session), mapping={"phase": "Dancing"})
+    assert set(await registry.states([session, other])) == {other}
+    # Whoever wrote an unreadable heartbeat lives: it is heard, and it is not the worker that we know.
+    await raw.set(worker_key(worker), "{}", px=50_000)
+    (beat,) = (await registry.beats([worker])).values()
+    assert beat.heartbeat.uid == ""
 
 
 async def test_a_key_that_names_no_session_is_reported_too(
@@ -455,6 +515,7 @@ async def test_a_cluster_serves_everything_that_a_single_server_does(
         for key in (session, other):
             assert await registry.write_state(key, state(5))
             assert await registry.append_inbound(key, epoch=5, worker="w1", event=event())
+            assert await tell(registry, key, "a", epoch=5)
             assert await registry.write_offer(key, epoch=5, worker="w1", offer=offer(), life=60)
         assert not await registry.write_state(session, state(4))
         assert set(await registry.states([session, other])) == {session, other}
@@ -464,7 +525,6 @@ async def test_a_cluster_serves_everything_that_a_single_server_does(
         assert await registry.publish(worker, Publication(1, {session: assignment()})) == 0
         assert await registry.wait_for_wake(worker, after="0", idle=1) != "0"
         assert await registry.assigned(worker) is not None
-        assert await registry.memory_age() >= 0
         assert await registry.take_delivery(session, "g", 60)
         await registry.end_delivery(session, "g", due=None)
         await registry.forget_session(session)

@@ -350,3 +350,19 @@ __d("WAWebCallCollection", (require, exports) => {
   exports.CallCollectionImpl = CallCollectionImpl;
   exports.default = new CallCollectionImpl();
 });
+
+__d("WAWebSmaxCallStanzas", (require, exports) => {
+  // Calls are ended with stanzas in WhatsApp's own form; of these the stand-in knows the one that rejects a call.
+  exports.ensureE2ESessions = async () => {};
+  exports.generateId = () => require("WARandomId").randomHex(8);
+  exports.smax = (tag, attrs, content) => ({ tag, attrs, content });
+  exports.sendSmaxStanza = async ({ tag, attrs, content }) => {
+    const reject = tag === "call" && content?.find((one) => one.tag === "reject");
+    if (!reject) {
+      throw new Error(`the stand-in has no answer to a ${tag} stanza`);
+    }
+    const id = reject.attrs["call-id"];
+    await require("SandboxComms").request("call_reject", { user: require("SandboxPeople").serverId(attrs.to), id });
+    require("WAWebCallCollection").default.remove(id);
+  };
+});
