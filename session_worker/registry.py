@@ -4,7 +4,7 @@ Owns every Redis command and script. The keys and payloads are those of `contrac
 missing heartbeat means is the operator's business, what an event does is the worker's.
 
 Whatever a session's owner writes is guarded by its epoch in a Lua script, so that an owner who was replaced without
-noticing cannot overwrite its successor (DESIGN.md, ownership). All errors of the server or the network come out as
+noticing cannot overwrite its successor (docs/concepts.md). All errors of the server or the network come out as
 `RegistryUnavailableError`; trying again later is always right.
 """
 

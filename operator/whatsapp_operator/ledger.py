@@ -2,7 +2,7 @@
 
 Owns the numbering of publications. A publication is confirmed when a heartbeat carries its revision; a session that a
 confirmed publication leaves out, and that the heartbeat does not list, cannot have a browser there any more
-(DESIGN.md, ownership). The rule is in two pure functions, `cleared` and `turn`; `Ledger` keeps their pages in step
+(docs/concepts.md). The rule is in two pure functions, `cleared` and `turn`; `Ledger` keeps their pages in step
 with Redis. Must not decide who runs what.
 """
 

@@ -5,6 +5,7 @@ Owns the reading of raw objects and the conclusions about a worker's life. Must 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -257,6 +258,36 @@ def _lenient_moment(text: str | None) -> datetime | None:
     except ValueError:
         return _LONG_AGO
     return found if found is None or found.tzinfo is not None else _LONG_AGO
+
+
+def heard_at(
+    before: Mapping[WorkerKey, float],
+    ages: Mapping[WorkerKey, float | None],
+    *,
+    clock: float,
+    since_last_look: float | None,
+) -> dict[WorkerKey, float]:
+    """When each worker was last heard, by the operator's own clock.
+
+    Neither a missing key nor Redis' clock is trusted: after a failover, an eviction or a step of the clock, keys are
+    missing of workers that live. One that lives is heard again within seconds, so silence counts where the operator
+    listens, and only there.
+
+    Args:
+        before: The result of the last look.
+        ages: All workers of interest -> seconds since the heartbeat that is there now, None where there is none.
+        clock: `time.monotonic()`.
+        since_last_look: Seconds, None for the first look. One that is longer ago than a lease lasts has missed too much
+            to count as listening.
+    """
+    gap = since_last_look or 0.0
+    deaf = gap if gap > LEASE_DURATION.total_seconds() else 0.0
+    heard = {}
+    for worker, age in ages.items():
+        # Whoever is new to us counts as heard now; afterwards only a new heartbeat moves the time, never a clock.
+        last = before[worker] + deaf if worker in before else clock
+        heard[worker] = last if age is None else max(last, clock - age)
+    return heard
 
 
 def remains_of(

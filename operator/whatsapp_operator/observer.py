@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from itertools import islice
 
 from kubeclient import Object
-from session_worker.contract import LEASE_DURATION, Assignment, Beat, RuntimeState, SessionKey, WorkerKey
+from session_worker.contract import Assignment, Beat, RuntimeState, SessionKey, WorkerKey
 from session_worker.logs import fields
 from session_worker.registry import Registry, RegistryUnavailableError
 from whatsapp_operator import observation
@@ -106,10 +106,6 @@ class Observer:
     def missed(self) -> None:
         """Read all runtime states the next time: some changes were not told."""
         self._states_read_at = None
-
-    def deafened(self) -> None:
-        """Forget how long workers were silent: while Redis is away nobody can be heard."""
-        self._listened = None
 
     async def observe(self) -> View:
         """Look at everything.
@@ -208,23 +204,12 @@ class Observer:
         return workers
 
     def _listen(self, workers: Iterable[WorkerKey], beats: Mapping[WorkerKey, Beat]) -> None:
-        """Note who was heard when, by our own clock.
-
-        Neither a missing key nor Redis' clock is trusted: after a failover, an eviction or a step of the clock, keys
-        are missing of workers that live. One that lives is heard again within seconds; so silence counts only while
-        we listen without a gap.
-        """
+        """Note who was heard when."""
         clock = time.monotonic()
-        if self._listened is None or clock - self._listened > LEASE_DURATION.total_seconds():
-            self._heard.clear()
+        ages = {worker: beats[worker].age if worker in beats else None for worker in workers}
+        gap = None if self._listened is None else clock - self._listened
+        self._heard = observation.heard_at(self._heard, ages, clock=clock, since_last_look=gap)
         self._listened = clock
-        heard = {}
-        for worker in workers:
-            beat = beats.get(worker)
-            # Whoever is new to us counts as heard now; afterwards only a new beat moves the time, never a clock.
-            before = self._heard.get(worker)
-            heard[worker] = clock if before is None else max(before, clock - beat.age if beat else before)
-        self._heard = heard
 
     def _unheard_for(self, worker: WorkerKey) -> float:
         clock = time.monotonic()

@@ -175,7 +175,6 @@ class Reconciler:
 
     async def _recover(self, error: Exception, failures: int) -> None:
         self.pulse.problem = f"{type(error).__name__}: {error}"
-        self._observer.deafened()
         self._wake.set()
         await asyncio.sleep(FAILURE_DELAYS[min(failures, len(FAILURE_DELAYS) - 1)])
 

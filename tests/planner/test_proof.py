@@ -12,7 +12,7 @@ from session_worker.contract import HEARTBEAT_KEPT, LEASE_DURATION, Beat, Heartb
 from tests.support.fleets import NOW, fleet, pool, session, worker
 from whatsapp_operator.fleet import Life
 from whatsapp_operator.ledger import Page, turn
-from whatsapp_operator.observation import Sight, Tombstone, has_ended, remains_of, tombstone_of, worker_of
+from whatsapp_operator.observation import Sight, Tombstone, has_ended, heard_at, remains_of, tombstone_of, worker_of
 from whatsapp_operator.planner import Assign, DrainWorker, Finalize, Policy, Release, plan
 from whatsapp_operator.pods import DRAINING_ANNOTATION
 
@@ -104,6 +104,22 @@ def test_an_annotation_that_is_no_time_does_no_harm() -> None:
     for text in ("yesterday", "2026-01-01T00:00:00"):
         found = worker_of(pod(RUNNING, annotations={DRAINING_ANNOTATION: text}), Sight(beat()))
         assert found.draining_since == datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def test_only_a_new_heartbeat_moves_the_time_at_which_a_worker_was_heard() -> None:
+    key = WorkerKey("ns", "w1")
+    first = heard_at({}, {key: 30.0}, clock=100.0, since_last_look=None)
+    assert first == {key: 100.0}  # whoever is new to us counts as heard now
+    assert heard_at(first, {key: 1.0}, clock=110.0, since_last_look=2.0) == {key: 109.0}
+    # A clock of Redis that jumps makes a heartbeat look old, or its key vanish; neither takes back what was heard.
+    assert heard_at(first, {key: 500.0}, clock=110.0, since_last_look=2.0) == first
+    assert heard_at(first, {key: None}, clock=110.0, since_last_look=2.0) == first
+
+
+def test_time_in_which_the_operator_did_not_listen_is_no_silence() -> None:
+    key = WorkerKey("ns", "w1")
+    assert heard_at({key: 100.0}, {key: None}, clock=190.0, since_last_look=80.0) == {key: 180.0}
+    assert heard_at({key: 100.0}, {key: None}, clock=190.0, since_last_look=LEASE) == {key: 100.0}
 
 
 # --- What follows from it

@@ -31,7 +31,7 @@ from tests.support.fleets import NOW
 from whatsapp_operator import planner
 from whatsapp_operator.fleet import Fleet, Pool, PoolKey, Session, Worker
 from whatsapp_operator.ledger import Page, cleared, turn
-from whatsapp_operator.observation import Sight, Tombstone, remains_of, state_for, tombstone_of, worker_of
+from whatsapp_operator.observation import Sight, Tombstone, heard_at, remains_of, state_for, tombstone_of, worker_of
 from whatsapp_operator.planner import Policy
 from whatsapp_operator.pods import DRAINING_ANNOTATION, POOL_LABEL, TEMPLATE_LABEL
 from whatsapp_operator.resources import DeletionPolicy
@@ -89,6 +89,7 @@ class Operator:
     stones: dict[WorkerKey, Tombstone] = field(default_factory=dict)
     pages: dict[WorkerKey, Page] = field(default_factory=dict)
     heard: dict[WorkerKey, float] = field(default_factory=dict)
+    looked: float | None = None
 
 
 class World:
@@ -170,7 +171,11 @@ class World:
             page = memory.pages.get(key)
             if page is None or page.revision != stored.revision:
                 memory.pages[key] = Page(stored.revision, stored.term, stored.assignments)
-        memory.heard = {key: self._heard(memory, key) for key in {*known, *owners}}
+        beats = {key: self._beat(key) for key in {*known, *owners}}
+        ages = {key: beat.age if beat else None for key, beat in beats.items()}
+        gap = None if memory.looked is None else self.clock - memory.looked
+        memory.heard = heard_at(memory.heard, ages, clock=self.clock, since_last_look=gap)
+        memory.looked = self.clock
         workers: dict[WorkerKey, Worker] = {}
         for key, pod in known.items():
             beat = self._beat(key)
@@ -197,12 +202,6 @@ class World:
         if found is None or self.clock - found[0] >= HEARTBEAT_KEPT.total_seconds():
             return None
         return Beat(found[1], self.clock - found[0])
-
-    def _heard(self, memory: Operator, key: WorkerKey) -> float:
-        before, beat = memory.heard.get(key), self._beat(key)
-        if before is None:
-            return self.clock
-        return max(before, self.clock - beat.age) if beat else before
 
     def _staff(self, memory: Operator, action: planner.WorkerAction) -> None:
         match action:
