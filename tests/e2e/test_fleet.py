@@ -218,7 +218,8 @@ async def test_a_changed_spec_takes_effect_without_a_new_browser(world: World) -
 async def test_a_namespace_with_sessions_can_be_deleted(world: World) -> None:
     await world.kubectl("create", "namespace", "tenant")
     apart = type(world.kubectl)(world.access.kubeconfig, "tenant")
-    pool = world.pool(replicas=1)
+    # Kubernetes looks at a namespace whose pods are still ending again after half their grace period.
+    pool = world.pool(replicas=1, drain={"timeout": "10s"})
     del pool["spec"]["profiles"]
     await apart.apply(pool, world.session("yuri"))
     await apart.in_phase("Pairing", "yuri")
